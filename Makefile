@@ -1,0 +1,87 @@
+# Rollcall. `make help` lists what there is. Nothing needs installing but Go, git, make and a C compiler.
+SHELL := /usr/bin/env bash -eu -o pipefail
+.DEFAULT_GOAL := help
+export GOTOOLCHAIN ?= local
+
+KUBERNETES_VERSION ?= 1.37.2
+export KUBERNETES_VERSION
+BIN := $(CURDIR)/bin
+# the tools' pins are tools/go.mod and tools/buf/go.mod: a tool is built anew when its pin moves
+GOFUMPT := $(BIN)/gofumpt
+CONTROLLER_GEN := $(BIN)/controller-gen
+LINT := $(BIN)/golangci-lint
+BUF := $(BIN)/buf
+PROTOC_GEN := $(BIN)/protoc-gen-go $(BIN)/protoc-gen-go-vtproto
+
+##@ Use it
+.PHONY: run env agents stop clean
+run: ## A real control plane, manager, gateway and an agent on this machine; Ctrl-C ends it (KUBECONFIG=... for your own cluster).
+	@go run ./hack/demo run
+
+env: ## Print what puts kubectl and cytool on PATH, for: eval "$$(make env)"
+	@go run ./hack/demo env
+
+N ?= 50
+agents: ## Enrol N more agents beside `make run` (N=50).
+	@go run ./hack/demo agents -n $(N)
+
+stop: ## Stop what `make run` and `make agents` started; their state stays in .run/.
+	@go run ./hack/demo stop
+
+clean: ## Stop everything and forget it: .run/ and bin/. The built Kubernetes stays in your cache directory.
+	@go run ./hack/demo clean
+	@rm -rf bin
+
+##@ Work on it
+.PHONY: test verify lint generate manifests fuzz fmt
+test: ## The whole suite, against a real kube-apiserver: at most 10 minutes on 2 cores (ARGS='-run Enrol ./test/e2e' for a part).
+	@go run ./hack/test $(ARGS)
+
+verify: lint verify-tools ## All that must hold of the sources: vet, lint, format, generated code, go.mod, other platforms, import directions.
+	@hack/verify.sh
+
+lint: $(LINT) ## golangci-lint with .golangci.yml, and buf lint.
+	@echo "verify: golangci-lint"; $(LINT) run ./...
+
+generate: $(CONTROLLER_GEN) $(BUF) $(PROTOC_GEN) ## Generate Go code from api/: deep copies, protobuf.
+	@$(CONTROLLER_GEN) object paths=./api/v1alpha1/...
+	@$(BUF) format -w && $(BUF) lint && $(BUF) generate
+
+manifests: $(CONTROLLER_GEN) ## Generate the CRDs in config/crd/bases from api/v1alpha1.
+	@$(CONTROLLER_GEN) crd paths=./api/v1alpha1/... output:crd:dir=config/crd/bases
+
+fmt: $(GOFUMPT) ## Format Go code.
+	@$(GOFUMPT) -w api cmd controllers hack internal test
+
+T ?= 30s
+fuzz: ## Run every fuzz target for T each (T=30s).
+	@hack/fuzz.sh $(T)
+
+.PHONY: help build
+help: ## This list.
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {gsub(/\$$\$$/, "$$", $$2); printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## Build the programs into bin/.
+	@go build -o $(BIN)/rollcall-manager ./cmd/manager
+	@go build -o $(BIN)/rollcall-gateway ./cmd/gateway
+	@go build -o $(BIN)/rollcall-agent ./cmd/agent
+	@go build -o $(BIN)/cytool ./cmd/cytool
+	@go build -o $(BIN)/fleetsim ./cmd/fleetsim
+
+$(BUF): tools/buf/go.mod
+	@echo "tools: building buf (once)"; go build -C tools/buf -o $@ github.com/bufbuild/buf/cmd/buf
+
+tool = @echo "tools: building $(@F) (once$(2))"; go build -C tools -o $@ $(1)
+$(GOFUMPT): tools/go.mod
+	$(call tool,mvdan.cc/gofumpt)
+$(CONTROLLER_GEN): tools/go.mod
+	$(call tool,sigs.k8s.io/controller-tools/cmd/controller-gen)
+$(LINT): tools/go.mod
+	$(call tool,github.com/golangci/golangci-lint/v2/cmd/golangci-lint,; some minutes)
+$(BIN)/protoc-gen-go: tools/go.mod
+	$(call tool,google.golang.org/protobuf/cmd/protoc-gen-go)
+$(BIN)/protoc-gen-go-vtproto: tools/go.mod
+	$(call tool,github.com/planetscale/vtprotobuf/cmd/protoc-gen-go-vtproto)
+
+.PHONY: verify-tools
+verify-tools: $(GOFUMPT) $(CONTROLLER_GEN) $(BUF) $(PROTOC_GEN)

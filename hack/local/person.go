@@ -1,0 +1,82 @@
+package local
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+)
+
+// Person is somebody with the rights of a platform team in one namespace: rollcall-view, rollcall-admin, and to get the Secrets that are
+// named, those of enrolment tokens. It is a service account, so that it works on any cluster.
+type Person struct {
+	Namespace, Name string
+	// Kubeconfig holds their credentials, and the namespace as its default.
+	Kubeconfig string
+}
+
+// User is the name that the API server knows them by.
+func (p Person) User() string { return "system:serviceaccount:" + p.Namespace + ":" + p.Name }
+
+// CreatePerson makes the namespace, the account and its rights where they are missing, and writes a kubeconfig into dir.
+func CreatePerson(ctx context.Context, admin *rest.Config, namespace, name, dir string, secrets ...string) (Person, error) {
+	p := Person{Namespace: namespace, Name: name, Kubeconfig: filepath.Join(dir, namespace+"-"+name+".kubeconfig")}
+	client, err := kubernetes.NewForConfig(admin)
+	if err != nil {
+		return p, fmt.Errorf("make the person %s/%s: %w", namespace, name, err)
+	}
+	meta := metav1.ObjectMeta{Namespace: namespace, Name: name}
+	subjects := []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Namespace: namespace, Name: name}}
+	bind := func(kind, role string) *rbacv1.RoleBinding {
+		return &rbacv1.RoleBinding{
+			ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name + "-" + role}, Subjects: subjects,
+			RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: kind, Name: role},
+		}
+	}
+	secretRole := &rbacv1.Role{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name + "-tokens"}}
+	if len(secrets) > 0 {
+		secretRole.Rules = []rbacv1.PolicyRule{{APIGroups: []string{""}, Resources: []string{"secrets"}, Verbs: []string{"get"}, ResourceNames: secrets}}
+	}
+	opts := metav1.CreateOptions{}
+	for _, step := range []func() error{
+		func() error {
+			_, err := client.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}}, opts)
+			return err
+		},
+		func() error {
+			_, err := client.CoreV1().ServiceAccounts(namespace).Create(ctx, &corev1.ServiceAccount{ObjectMeta: meta}, opts)
+			return err
+		},
+		func() error {
+			_, err := client.RbacV1().Roles(namespace).Create(ctx, secretRole, opts)
+			return err
+		},
+		func() error {
+			_, err := client.RbacV1().RoleBindings(namespace).Create(ctx, bind("ClusterRole", "rollcall-view"), opts)
+			return err
+		},
+		func() error {
+			_, err := client.RbacV1().RoleBindings(namespace).Create(ctx, bind("ClusterRole", "rollcall-admin"), opts)
+			return err
+		},
+		func() error {
+			_, err := client.RbacV1().RoleBindings(namespace).Create(ctx, bind("Role", secretRole.Name), opts)
+			return err
+		},
+	} {
+		if err := step(); err != nil && !apierrors.IsAlreadyExists(err) {
+			return p, fmt.Errorf("make the person %s/%s: %w", namespace, name, err)
+		}
+	}
+	token := filepath.Join(dir, namespace+"-"+name+".token")
+	if err := WriteToken(ctx, admin, namespace, name, token); err != nil {
+		return p, err
+	}
+	return p, WriteKubeconfig(p.Kubeconfig, admin, token, namespace)
+}
