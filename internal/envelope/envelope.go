@@ -43,8 +43,9 @@ const (
 	MaxSignatures     = 4
 	MaxSignatureBytes = 128
 	MaxTypeBytes      = 128
+	MaxKeyIDBytes     = 128
 	maxOrderBytes     = 32 << 10 // orders and trust bundles
-	maxProofBytes     = 16 << 10 // enrolments and renewals
+	maxProofBytes     = 5 << 10  // enrolments and renewals: as DSSE JSON they fit into an annotation of 8 KiB
 )
 
 // Errors of Verify and Open. They wrap no detail of the payload, which is not to be believed.
@@ -58,13 +59,21 @@ var (
 
 // MaxPayload is the largest payload of a type, in bytes.
 func (t Type) MaxPayload() int {
-	switch t {
-	case Enrollment, Renewal:
+	if t.isProof() {
 		return maxProofBytes
-	default:
-		return maxOrderBytes
 	}
+	return maxOrderBytes
 }
+
+// maxSignatures of a type: a proof is by one key, an order may be by an old key and its successor.
+func (t Type) maxSignatures() int {
+	if t.isProof() {
+		return 1
+	}
+	return MaxSignatures
+}
+
+func (t Type) isProof() bool { return t == Enrollment || t == Renewal }
 
 // PAE is DSSE's pre-authentication encoding: the bytes that are signed.
 func PAE(t Type, payload []byte) []byte {
@@ -161,14 +170,19 @@ func Check(e *agentv1.Envelope, t Type) error {
 	switch {
 	case e.GetPayloadType() != string(t):
 		return ErrType
+	case t == "" || len(t) > MaxTypeBytes:
+		return fmt.Errorf("%w: a payload type has 1 to %d bytes, this one %d", ErrBounds, MaxTypeBytes, len(t))
 	case len(e.GetPayload()) == 0 || len(e.GetPayload()) > t.MaxPayload():
 		return fmt.Errorf("%w: a payload of %s has 1 to %d bytes, this one %d", ErrBounds, t, t.MaxPayload(), len(e.GetPayload()))
-	case len(e.GetSignatures()) == 0 || len(e.GetSignatures()) > MaxSignatures:
-		return fmt.Errorf("%w: 1 to %d signatures, this one has %d", ErrBounds, MaxSignatures, len(e.GetSignatures()))
+	case len(e.GetSignatures()) == 0 || len(e.GetSignatures()) > t.maxSignatures():
+		return fmt.Errorf("%w: %s has 1 to %d signatures, this one %d", ErrBounds, t, t.maxSignatures(), len(e.GetSignatures()))
 	}
 	for _, s := range e.GetSignatures() {
-		if len(s.GetSig()) > MaxSignatureBytes {
-			return fmt.Errorf("%w: a signature has at most %d bytes", ErrBounds, MaxSignatureBytes)
+		if len(s.GetSig()) == 0 || len(s.GetSig()) > MaxSignatureBytes {
+			return fmt.Errorf("%w: a signature has 1 to %d bytes, this one %d", ErrBounds, MaxSignatureBytes, len(s.GetSig()))
+		}
+		if len(s.GetKeyid()) > MaxKeyIDBytes {
+			return fmt.Errorf("%w: a key ID has at most %d bytes, this one %d", ErrBounds, MaxKeyIDBytes, len(s.GetKeyid()))
 		}
 	}
 	return nil

@@ -11,12 +11,14 @@ import (
 	"fmt"
 	"net/url"
 	"strings"
+
+	"github.com/rollcall-dev/rollcall/internal/wire"
 )
 
 // Bounds of what an agent's certificate is made from.
 const (
-	MaxCSRBytes         = 1 << 10
-	MaxCertificateBytes = 2 << 10
+	MaxCSRBytes         = wire.MaxCSRBytes
+	MaxCertificateBytes = wire.MaxCertificateBytes
 )
 
 // ErrCSR is wrapped by every refusal of a certificate request.

@@ -9,6 +9,7 @@ import (
 
 	agentv1 "github.com/rollcall-dev/rollcall/api/agent/v1"
 	"github.com/rollcall-dev/rollcall/internal/envelope"
+	"github.com/rollcall-dev/rollcall/internal/wire"
 )
 
 // ErrProof is wrapped when an enrolment or a renewal does not prove what it must.
@@ -19,6 +20,9 @@ var ErrProof = errors.New("the proof does not hold")
 func OpenEnrollment(e *agentv1.Envelope, tokenKey crypto.PublicKey, fleetID, tokenUID string) (*agentv1.Enrollment, CSR, error) {
 	p := &agentv1.Enrollment{}
 	if err := envelope.Open(e, envelope.Enrollment, p, tokenKey); err != nil {
+		return nil, CSR{}, fmt.Errorf("%w: %w", ErrProof, err)
+	}
+	if err := wire.CheckEnrollment(p); err != nil {
 		return nil, CSR{}, fmt.Errorf("%w: %w", ErrProof, err)
 	}
 	if p.GetFleetId() != fleetID || p.GetTokenUid() != tokenUID {
@@ -61,8 +65,8 @@ func OpenRenewal(e *agentv1.Envelope, fleetID string) (RenewalProof, error) {
 	if err := envelope.Parse(e.GetPayload(), p); err != nil {
 		return RenewalProof{}, fmt.Errorf("%w: %w", ErrProof, err)
 	}
-	if len(p.GetCertificate()) > MaxCertificateBytes {
-		return RenewalProof{}, fmt.Errorf("%w: a certificate has at most %d bytes", ErrProof, MaxCertificateBytes)
+	if err := wire.CheckRenewal(p); err != nil {
+		return RenewalProof{}, fmt.Errorf("%w: %w", ErrProof, err)
 	}
 	cert, err := x509.ParseCertificate(p.GetCertificate())
 	if err != nil {

@@ -12,7 +12,7 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/google/uuid"
+	"github.com/rollcall-dev/rollcall/internal/wire"
 )
 
 const tokenPrefix = "ret1"
@@ -87,10 +87,4 @@ func decode32(s string, to *[32]byte) bool {
 }
 
 // IsUUID tells whether s is a lower-case UUID in its usual form, the only one that the protocol knows.
-func IsUUID(s string) bool {
-	if len(s) != 36 || strings.ToLower(s) != s {
-		return false
-	}
-	_, err := uuid.Parse(s)
-	return err == nil
-}
+func IsUUID(s string) bool { return wire.IsUUID(s) }

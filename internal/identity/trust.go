@@ -11,13 +11,14 @@ import (
 
 	agentv1 "github.com/rollcall-dev/rollcall/api/agent/v1"
 	"github.com/rollcall-dev/rollcall/internal/envelope"
+	"github.com/rollcall-dev/rollcall/internal/wire"
 )
 
 // Bounds of a trust bundle and of the answer that carries some.
 const (
 	maxTrustKeys     = 16
 	maxTrustCAs      = 4
-	MaxTrustPerReply = 8
+	MaxTrustPerReply = wire.MaxTrustPerReply
 )
 
 // ErrTrust is wrapped by every refusal of a trust bundle.

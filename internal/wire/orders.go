@@ -1,0 +1,108 @@
+package wire
+
+import (
+	"fmt"
+	"time"
+
+	agentv1 "github.com/rollcall-dev/rollcall/api/agent/v1"
+	"github.com/rollcall-dev/rollcall/internal/envelope"
+)
+
+// Bounds of orders and of the answer that carries them.
+const (
+	MaxOrders      = 32
+	MaxOrdersBytes = 768 << 10
+	MaxFeatures    = 32
+	MaxSections    = 8
+
+	MinHeartbeatInterval = time.Second
+	MaxHeartbeatInterval = 24 * time.Hour
+	MinReportInterval    = 10 * time.Minute
+	MaxReportInterval    = 24 * time.Hour
+	MinPingInterval      = 15 * time.Second
+	MaxPingInterval      = 4 * time.Minute
+
+	MaxNamespace        = 63
+	MaxDisabledActions  = 12
+	MaxIsolationAllow   = 64
+	MaxWindows          = 14
+	MaxTimeZone         = 64
+	MaxContentDelayDays = 90
+)
+
+// CheckHeartbeatReply tells whether m keeps to its bounds. Nothing is verified, and orders of unknown types are let through: the agent
+// ignores them.
+func CheckHeartbeatReply(m *agentv1.HeartbeatReply) error {
+	total := 0
+	for _, e := range m.GetOrders() {
+		total += e.SizeVT()
+	}
+	if total > MaxOrdersBytes {
+		return &BoundError{"orders", fmt.Sprintf("at most %d bytes together", MaxOrdersBytes)}
+	}
+	var beacon *BoundError
+	if m.GetBeacon() != nil {
+		beacon = signed("beacon", m.GetBeacon(), envelope.Beacon)
+	}
+	return first(
+		moment("server_time", m.GetServerTime(), true),
+		beacon,
+		each("orders", m.GetOrders(), 0, MaxOrders, func(e *agentv1.Envelope) *BoundError {
+			return signed("", e, envelope.Type(e.GetPayloadType()))
+		}),
+		each("send", m.GetSend(), 0, MaxSections, func(agentv1.Section) *BoundError { return nil }),
+		each("features", m.GetFeatures(), 0, MaxFeatures, func(s string) *BoundError { return text("", s, 1, MaxText) }),
+		text("gateway", m.GetGateway(), 0, MaxText),
+	).err()
+}
+
+// CheckBeacon tells whether the payload of a beacon keeps to its bounds.
+func CheckBeacon(m *agentv1.Beacon) error {
+	return first(
+		uuid("fleet_id", m.GetFleetId(), false),
+		moment("issued_at", m.GetIssuedAt(), false),
+		number("trust_version", m.GetTrustVersion(), 1, MaxNumber),
+	).err()
+}
+
+// CheckAssignment tells whether the payload of an assignment keeps to its bounds.
+func CheckAssignment(m *agentv1.Assignment) error {
+	return first(
+		uuid("fleet_id", m.GetFleetId(), false),
+		uuid("identity_id", m.GetIdentityId(), false),
+		text("namespace", m.GetNamespace(), 1, MaxNamespace),
+		moment("issued_at", m.GetIssuedAt(), false),
+		uuid("policy_id", m.GetPolicyId(), true),
+	).err()
+}
+
+// CheckPolicy tells whether the payload of a policy keeps to its bounds.
+func CheckPolicy(m *agentv1.Policy) error {
+	return first(
+		uuid("fleet_id", m.GetFleetId(), false),
+		uuid("policy_id", m.GetPolicyId(), false),
+		number("revision", m.GetRevision(), 1, MaxNumber),
+		moment("issued_at", m.GetIssuedAt(), false),
+		span("heartbeat_interval", m.GetHeartbeatInterval(), MinHeartbeatInterval, MaxHeartbeatInterval),
+		span("report_interval", m.GetReportInterval(), MinReportInterval, MaxReportInterval),
+		each("disabled_actions", m.GetDisabledActions(), 0, MaxDisabledActions, func(s string) *BoundError {
+			return text("", s, 1, MaxCapabilityName)
+		}),
+		each("isolation_allow", m.GetIsolationAllow(), 0, MaxIsolationAllow, func(s string) *BoundError {
+			return text("", s, 1, MaxText)
+		}),
+		text("content_version", m.GetContentVersion(), 0, MaxVersion),
+		number("content_delay_days", uint64(m.GetContentDelayDays()), 0, MaxContentDelayDays),
+		each("windows", m.GetWindows(), 0, MaxWindows, window),
+		span("ping_interval", m.GetPingInterval(), MinPingInterval, MaxPingInterval),
+	).err()
+}
+
+func window(m *agentv1.MaintenanceWindow) *BoundError {
+	return first(
+		each("days", m.GetDays(), 0, 7, func(d uint32) *BoundError { return number("", uint64(d), 0, 6) }),
+		number("start_minute", uint64(m.GetStartMinute()), 0, 24*60-1),
+		number("duration_minutes", uint64(m.GetDurationMinutes()), 15, 24*60),
+		text("time_zone", m.GetTimeZone(), 0, MaxTimeZone),
+	)
+}

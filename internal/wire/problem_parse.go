@@ -1,0 +1,57 @@
+package wire
+
+import (
+	"mime"
+	"strings"
+	"time"
+
+	agentv1 "github.com/rollcall-dev/rollcall/api/agent/v1"
+)
+
+// Bounds of what an agent keeps of a problem. Longer text is cut: it is for people, and half a sentence helps more than none.
+const (
+	maxNameBytes   = 64
+	maxDetailBytes = 1 << 10
+	maxSupported   = 16
+	maxRetryAfter  = 24 * time.Hour
+)
+
+// ParseProblem reads the body of an answer that is no success. It is false when that is no problem document of this protocol (a proxy
+// answered, say): then the status is all there is. A name that this version does not know is kept, and Status is the one received.
+func ParseProblem(status int, contentType string, body []byte) (*Problem, bool) {
+	if mt, _, err := mime.ParseMediaType(contentType); err != nil || mt != "application/problem+json" || len(body) > MaxProblemBytes {
+		return nil, false
+	}
+	m := &agentv1.Problem{}
+	if JSON.Unmarshal(body, m) != nil {
+		return nil, false
+	}
+	name, ok := strings.CutPrefix(m.GetType(), problemBase)
+	if !ok || !isProblemName(name) {
+		return nil, false
+	}
+	p := &Problem{
+		Name:       Name(name),
+		Detail:     CutText(m.GetDetail(), maxDetailBytes),
+		Instance:   CutText(m.GetInstance(), MaxText),
+		Minimum:    CutText(m.GetMinimum(), MaxVersion),
+		RetryAfter: min(time.Duration(m.GetRetryAfter())*time.Second, maxRetryAfter),
+		status:     status,
+	}
+	for i, s := range m.GetSupported() {
+		if i == maxSupported {
+			break
+		}
+		p.Supported = append(p.Supported, CutText(s, MaxText))
+	}
+	return p, true
+}
+
+func isProblemName(s string) bool {
+	for _, c := range []byte(s) {
+		if c != '-' && (c < 'a' || c > 'z') && (c < '0' || c > '9') {
+			return false
+		}
+	}
+	return s != "" && len(s) <= maxNameBytes
+}
