@@ -12,6 +12,7 @@ import (
 	v1 "github.com/rollcall-dev/rollcall/api/agent/v1"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
@@ -25,7 +26,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// AgentState is the file "state", rewritten atomically. Keys, certificate and token are files of their own.
+// AgentState is the file "state", rewritten atomically: the CRC32C of what follows (4 bytes, big endian), then this message. Keys, certificate and token are files of their own.
 type AgentState struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// epoch counts the starts of the agent: +1, on disk, before the first contact of each.
@@ -41,8 +42,10 @@ type AgentState struct {
 	// journal_id is random, made with the journal; journal_created_at is the signed time at the first beacon after.
 	JournalId        string                 `protobuf:"bytes,10,opt,name=journal_id,json=journalId,proto3" json:"journal_id,omitempty"`
 	JournalCreatedAt *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=journal_created_at,json=journalCreatedAt,proto3" json:"journal_created_at,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// clock_skew is the machine's wall clock minus the signed time, as last measured: what the wall clock is worth after a restart.
+	ClockSkew     *durationpb.Duration `protobuf:"bytes,13,opt,name=clock_skew,json=clockSkew,proto3" json:"clock_skew,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *AgentState) Reset() {
@@ -124,11 +127,18 @@ func (x *AgentState) GetJournalCreatedAt() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *AgentState) GetClockSkew() *durationpb.Duration {
+	if x != nil {
+		return x.ClockSkew
+	}
+	return nil
+}
+
 var File_api_agent_state_v1_state_proto protoreflect.FileDescriptor
 
 const file_api_agent_state_v1_state_proto_rawDesc = "" +
 	"\n" +
-	"\x1eapi/agent/state/v1/state.proto\x12\x17rollcall.agent.state.v1\x1a\x18api/agent/v1/agent.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xef\x02\n" +
+	"\x1eapi/agent/state/v1/state.proto\x12\x17rollcall.agent.state.v1\x1a\x18api/agent/v1/agent.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa9\x03\n" +
 	"\n" +
 	"AgentState\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x129\n" +
@@ -142,7 +152,9 @@ const file_api_agent_state_v1_state_proto_rawDesc = "" +
 	"\n" +
 	"journal_id\x18\n" +
 	" \x01(\tR\tjournalId\x12H\n" +
-	"\x12journal_created_at\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\x10journalCreatedAtB=Z;github.com/rollcall-dev/rollcall/api/agent/state/v1;statev1b\x06proto3"
+	"\x12journal_created_at\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\x10journalCreatedAt\x128\n" +
+	"\n" +
+	"clock_skew\x18\r \x01(\v2\x19.google.protobuf.DurationR\tclockSkewB=Z;github.com/rollcall-dev/rollcall/api/agent/state/v1;statev1b\x06proto3"
 
 var (
 	file_api_agent_state_v1_state_proto_rawDescOnce sync.Once
@@ -161,6 +173,7 @@ var file_api_agent_state_v1_state_proto_goTypes = []any{
 	(*AgentState)(nil),            // 0: rollcall.agent.state.v1.AgentState
 	(*timestamppb.Timestamp)(nil), // 1: google.protobuf.Timestamp
 	(*v1.Envelope)(nil),           // 2: rollcall.agent.v1.Envelope
+	(*durationpb.Duration)(nil),   // 3: google.protobuf.Duration
 }
 var file_api_agent_state_v1_state_proto_depIdxs = []int32{
 	1, // 0: rollcall.agent.state.v1.AgentState.time_floor:type_name -> google.protobuf.Timestamp
@@ -168,11 +181,12 @@ var file_api_agent_state_v1_state_proto_depIdxs = []int32{
 	2, // 2: rollcall.agent.state.v1.AgentState.assignment:type_name -> rollcall.agent.v1.Envelope
 	2, // 3: rollcall.agent.state.v1.AgentState.policies:type_name -> rollcall.agent.v1.Envelope
 	1, // 4: rollcall.agent.state.v1.AgentState.journal_created_at:type_name -> google.protobuf.Timestamp
-	5, // [5:5] is the sub-list for method output_type
-	5, // [5:5] is the sub-list for method input_type
-	5, // [5:5] is the sub-list for extension type_name
-	5, // [5:5] is the sub-list for extension extendee
-	0, // [0:5] is the sub-list for field type_name
+	3, // 5: rollcall.agent.state.v1.AgentState.clock_skew:type_name -> google.protobuf.Duration
+	6, // [6:6] is the sub-list for method output_type
+	6, // [6:6] is the sub-list for method input_type
+	6, // [6:6] is the sub-list for extension type_name
+	6, // [6:6] is the sub-list for extension extendee
+	0, // [0:6] is the sub-list for field type_name
 }
 
 func init() { file_api_agent_state_v1_state_proto_init() }
