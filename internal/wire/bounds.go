@@ -128,11 +128,11 @@ func CutText(s string, limit int) string {
 	return s[:limit]
 }
 
-func size(field string, b []byte, lo, hi int) *BoundError {
-	if len(b) >= lo && len(b) <= hi {
+func size(field string, b []byte, hi int) *BoundError {
+	if len(b) > 0 && len(b) <= hi {
 		return nil
 	}
-	return &BoundError{field, between(lo, hi, "bytes")}
+	return &BoundError{field, between(1, hi, "bytes")}
 }
 
 func number(field string, n, lo, hi uint64) *BoundError {

@@ -23,6 +23,7 @@ const (
 const (
 	typeProtobuf = "application/x-protobuf"
 	typeJSON     = "application/json"
+	typeProblem  = "application/problem+json"
 )
 
 // ContentType is the media type of the encoding.

@@ -29,7 +29,7 @@ func CheckEnrollment(m *agentv1.Enrollment) error {
 	return first(
 		uuid("fleet_id", m.GetFleetId(), false),
 		uuid("token_uid", m.GetTokenUid(), false),
-		size("csr", m.GetCsr(), 1, MaxCSRBytes),
+		size("csr", m.GetCsr(), MaxCSRBytes),
 		text("hostname", m.GetHostname(), 1, MaxHostname),
 		digits("machine_id", m.GetMachineId(), 64, true),
 		version("agent_version", m.GetAgentVersion()),
@@ -42,8 +42,8 @@ func CheckRenewal(m *agentv1.Renewal) error {
 	return first(
 		uuid("fleet_id", m.GetFleetId(), false),
 		uuid("identity_id", m.GetIdentityId(), false),
-		size("certificate", m.GetCertificate(), 1, MaxCertificateBytes),
-		size("csr", m.GetCsr(), 1, MaxCSRBytes),
+		size("certificate", m.GetCertificate(), MaxCertificateBytes),
+		size("csr", m.GetCsr(), MaxCSRBytes),
 		moment("created_at", m.GetCreatedAt(), true),
 	).err()
 }
@@ -57,7 +57,7 @@ func CheckTrustReply(m *agentv1.TrustReply) error {
 
 // CheckCertificateReply tells whether m keeps to its bounds.
 func CheckCertificateReply(m *agentv1.CertificateReply) error {
-	return size("certificate", m.GetCertificate(), 1, MaxCertificateBytes).err()
+	return size("certificate", m.GetCertificate(), MaxCertificateBytes).err()
 }
 
 // signed checks an envelope that must be there and of type t.

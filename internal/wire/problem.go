@@ -175,7 +175,7 @@ func (p *Problem) Write(w http.ResponseWriter) {
 		body = nil
 	}
 	h := w.Header()
-	h.Set("Content-Type", "application/problem+json")
+	h.Set("Content-Type", typeProblem)
 	h.Set("Content-Length", strconv.Itoa(len(body)))
 	h.Set("Cache-Control", "no-store")
 	if s := p.retrySeconds(); s > 0 {

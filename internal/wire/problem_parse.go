@@ -19,15 +19,10 @@ const (
 // ParseProblem reads the body of an answer that is no success. It is false when that is no problem document of this protocol (a proxy
 // answered, say): then the status is all there is. A name that this version does not know is kept, and Status is the one received.
 func ParseProblem(status int, contentType string, body []byte) (*Problem, bool) {
-	if mt, _, err := mime.ParseMediaType(contentType); err != nil || mt != "application/problem+json" || len(body) > MaxProblemBytes {
-		return nil, false
-	}
 	m := &agentv1.Problem{}
-	if JSON.Unmarshal(body, m) != nil {
-		return nil, false
-	}
-	name, ok := strings.CutPrefix(m.GetType(), problemBase)
-	if !ok || !isProblemName(name) {
+	parsed := isProblemType(contentType) && len(body) <= MaxProblemBytes && JSON.Unmarshal(body, m) == nil
+	name, ours := strings.CutPrefix(m.GetType(), problemBase)
+	if !parsed || !ours || !isProblemName(name) {
 		return nil, false
 	}
 	p := &Problem{
@@ -45,6 +40,11 @@ func ParseProblem(status int, contentType string, body []byte) (*Problem, bool) 
 		p.Supported = append(p.Supported, CutText(s, MaxText))
 	}
 	return p, true
+}
+
+func isProblemType(contentType string) bool {
+	name, _, err := mime.ParseMediaType(contentType)
+	return err == nil && name == typeProblem
 }
 
 func isProblemName(s string) bool {
