@@ -26,7 +26,8 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// AgentState is the file "state", rewritten atomically: the CRC32C of what follows (4 bytes, big endian), then this message. Keys, certificate and token are files of their own.
+// AgentState is the file "state", rewritten atomically: the CRC32C of what follows (4 bytes, big endian), then this message. Keys,
+// certificate and token are files of their own.
 type AgentState struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// epoch counts the starts of the agent: +1, on disk, before the first contact of each.
@@ -39,8 +40,9 @@ type AgentState struct {
 	Assignment *v1.Envelope `protobuf:"bytes,4,opt,name=assignment,proto3" json:"assignment,omitempty"`
 	// policies are the newest of each policy ID, at most 4.
 	Policies []*v1.Envelope `protobuf:"bytes,5,rep,name=policies,proto3" json:"policies,omitempty"`
-	// journal_id is random, made with the journal; journal_created_at is the signed time at the first beacon after.
-	JournalId        string                 `protobuf:"bytes,10,opt,name=journal_id,json=journalId,proto3" json:"journal_id,omitempty"`
+	// journal_id is random, made with the journal.
+	JournalId string `protobuf:"bytes,10,opt,name=journal_id,json=journalId,proto3" json:"journal_id,omitempty"`
+	// journal_created_at is the signed time at the first beacon after the journal was made.
 	JournalCreatedAt *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=journal_created_at,json=journalCreatedAt,proto3" json:"journal_created_at,omitempty"`
 	// clock_skew is the machine's wall clock minus the signed time, as last measured: what the wall clock is worth after a restart.
 	ClockSkew     *durationpb.Duration `protobuf:"bytes,13,opt,name=clock_skew,json=clockSkew,proto3" json:"clock_skew,omitempty"`
