@@ -23,6 +23,7 @@ const (
 	EndpointBlocked            Name = "endpoint-blocked"
 	EndpointDecommissioned     Name = "endpoint-decommissioned"
 	EndpointUnknown            Name = "endpoint-unknown"
+	SessionReplaced            Name = "session-replaced"
 	IdentityConflict           Name = "identity-conflict"
 	TokenUnknown               Name = "token-unknown"
 	TokenExpired               Name = "token-expired"
@@ -60,6 +61,7 @@ var problems = map[Name]struct {
 	EndpointBlocked:            {http.StatusForbidden, "The endpoint is blocked"},
 	EndpointDecommissioned:     {http.StatusForbidden, "The endpoint is decommissioned"},
 	EndpointUnknown:            {http.StatusGone, "The endpoint does not exist any more"},
+	SessionReplaced:            {http.StatusConflict, "A newer session of this identity took over"},
 	IdentityConflict:           {http.StatusConflict, "Two machines use this identity"},
 	TokenUnknown:               {http.StatusForbidden, "The enrolment token is unknown"},
 	TokenExpired:               {http.StatusForbidden, "The enrolment token has expired"},
