@@ -183,6 +183,14 @@ type AssignedPolicy struct {
 	// assignment is the signed order that tells the agent so.
 	// +required
 	Assignment Envelope `json:"assignment"`
+	// heartbeatSeconds is the interval that this machine is judged by, offlineAfterSeconds the silence that makes it offline: 4/3 × missed
+	// × interval of its policy. After a change of policy the longer of old and new counts until the machine has applied it.
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	HeartbeatSeconds int32 `json:"heartbeatSeconds,omitempty"`
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	OfflineAfterSeconds int32 `json:"offlineAfterSeconds,omitempty"`
 }
 
 // EndpointConnection is a session, or its absence.
