@@ -3,8 +3,14 @@
 // +groupName=rollcall.dev
 package v1alpha1
 
+import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-// ActionType names a deed. Agents list the ones they can do as capabilities, by the same names.
+// The first lines of the comments in this package become the descriptions that
+// `kubectl explain` prints. It keeps line breaks and wraps at 76 columns, so no
+// line of a field's comment is longer than that.
+
+// ActionType names a deed. Agents list the ones they can do as capabilities, by
+// the same names.
 // +kubebuilder:validation:Enum=QuarantineFile;RestoreFile;TerminateProcess;IsolateEndpoint;CancelIsolation;LiveTerminal;SetEndpointProxy;DisableEndpointProxy;RetrieveFiles;RetrieveSecurityEventData;RetrieveSupportFile;PerformHeartbeat
 type ActionType string
 
@@ -14,7 +20,8 @@ type ActionType string
 // +kubebuilder:validation:Pattern=`^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$`
 type LocalName string
 
-// Text is a short printable value, often one that an agent reported: bounded, never trusted.
+// Text is a short printable value, often one that an agent reported: bounded,
+// never trusted.
 // +kubebuilder:validation:MaxLength=128
 type Text string
 
@@ -25,20 +32,30 @@ type SHA256 string
 
 // LabelValue is the value of a label.
 // +kubebuilder:validation:MaxLength=63
+// +kubebuilder:validation:Pattern=`^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$`
 type LabelValue string
 
-// Envelope is a signed message in the DSSE form (github.com/secure-systems-lab/dsse): an order that the manager signed, or a
-// proof that an agent signed. The payload's bytes are exactly the ones that were signed.
+// CIDR is a network, for instance 10.0.0.0/8.
+// +kubebuilder:validation:MaxLength=43
+// +kubebuilder:validation:XValidation:rule="isCIDR(self)",message="must be a network such as 10.0.0.0/8"
+type CIDR string
+
+// Envelope is a signed message in the DSSE form
+// (github.com/secure-systems-lab/dsse): an order that the manager signed, or a
+// proof that an agent signed. The payload's bytes are exactly the ones that
+// were signed.
 type Envelope struct {
-	// payloadType is the media type of the payload, for instance application/vnd.rollcall.action.v1+json.
+	// payloadType is the media type of the payload, for instance
+	// application/vnd.rollcall.policy.v1+json. It is signed with the payload.
 	// +required
 	// +kubebuilder:validation:MaxLength=128
 	PayloadType string `json:"payloadType"`
-	// payload is the message, byte for byte.
+	// payload is the message, JSON in base64, byte for byte as it was signed.
 	// +required
 	// +kubebuilder:validation:MaxLength=43692
 	Payload []byte `json:"payload"`
-	// signatures of the payload and its type.
+	// signatures of the payload and its type, 1 to 4. One by a key that is good
+	// for it is enough.
 	// +required
 	// +listType=atomic
 	// +kubebuilder:validation:MinItems=1
@@ -48,43 +65,50 @@ type Envelope struct {
 
 // EnvelopeSignature is one signature.
 type EnvelopeSignature struct {
-	// keyid is a hint which key made it; it is never trusted.
+	// keyid is the SHA-256 of the key that made the signature, in hexadecimal: a
+	// hint, never trusted.
 	// +optional
 	KeyID Text `json:"keyid,omitempty"`
-	// sig is the signature.
+	// sig is the signature in base64: Ed25519, or ECDSA P-256 in ASN.1 DER.
 	// +required
 	// +kubebuilder:validation:MaxLength=128
 	Sig []byte `json:"sig"`
 }
 
-// EndpointSelector picks Endpoints of the same namespace by their labels. All requirements must hold;
-// none at all picks every Endpoint.
+// EndpointSelector picks Endpoints of the same namespace by their labels. All
+// requirements must hold; none at all picks every Endpoint.
 // +structType=atomic
 type EndpointSelector struct {
-	// matchLabels are labels that an Endpoint must have.
+	// matchLabels are labels that an Endpoint must have, at most 16. Each is the
+	// same as a requirement with the operator In and one value.
 	// +optional
 	// +kubebuilder:validation:MaxProperties=16
 	MatchLabels map[string]LabelValue `json:"matchLabels,omitempty"`
-	// matchExpressions are requirements on labels.
+	// matchExpressions are requirements on labels, at most 16.
 	// +optional
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=16
 	MatchExpressions []EndpointSelectorRequirement `json:"matchExpressions,omitempty"`
 }
 
-// EndpointSelectorRequirement is one requirement, as in metav1.LabelSelectorRequirement, but bounded.
+// EndpointSelectorRequirement is one requirement, as in
+// metav1.LabelSelectorRequirement, but bounded.
 // +kubebuilder:validation:XValidation:rule="(self.operator in ['In','NotIn']) == has(self.values)",message="values goes with In and NotIn, and only with them"
 type EndpointSelectorRequirement struct {
-	// key of the label.
+	// key of the label, for instance device or example.com/site.
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=317
+	// +kubebuilder:validation:Pattern=`^([a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$`
 	Key string `json:"key"`
-	// operator relates the key to the values.
+	// operator relates the key to the values. In: the label is there, with one of
+	// the values. NotIn: it is not there, or has another value. Exists,
+	// DoesNotExist: the label is there, or is not, whatever its value.
 	// +required
 	// +kubebuilder:validation:Enum=In;NotIn;Exists;DoesNotExist
-	Operator string `json:"operator"`
-	// values to compare with.
+	Operator metav1.LabelSelectorOperator `json:"operator"`
+	// values to compare with, 1 to 32. They go with In and NotIn, and only with
+	// them.
 	// +optional
 	// +listType=set
 	// +kubebuilder:validation:MinItems=1
@@ -92,7 +116,11 @@ type EndpointSelectorRequirement struct {
 	Values []LabelValue `json:"values,omitempty"`
 }
 
-// CIDR is a network, for instance 10.0.0.0/8.
-// +kubebuilder:validation:MaxLength=43
-// +kubebuilder:validation:XValidation:rule="isCIDR(self)",message="must be a network such as 10.0.0.0/8"
-type CIDR string
+// Conditions that more than one kind has. Both are abnormal: they are there only
+// while they are true, as kstatus (sigs.k8s.io/cli-utils) has it.
+const (
+	// ConditionReconciling: what was declared is on its way.
+	ConditionReconciling = "Reconciling"
+	// ConditionStalled: it is not, and will not be until a person does something.
+	ConditionStalled = "Stalled"
+)
