@@ -18,6 +18,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
@@ -170,8 +171,8 @@ func Check(e *agentv1.Envelope, t Type) error {
 	switch {
 	case e.GetPayloadType() != string(t):
 		return ErrType
-	case t == "" || len(t) > MaxTypeBytes:
-		return fmt.Errorf("%w: a payload type has 1 to %d bytes, this one %d", ErrBounds, MaxTypeBytes, len(t))
+	case t == "" || !isASCII(string(t), MaxTypeBytes):
+		return fmt.Errorf("%w: a payload type has 1 to %d bytes of printable ASCII", ErrBounds, MaxTypeBytes)
 	case len(e.GetPayload()) == 0 || len(e.GetPayload()) > t.MaxPayload():
 		return fmt.Errorf("%w: a payload of %s has 1 to %d bytes, this one %d", ErrBounds, t, t.MaxPayload(), len(e.GetPayload()))
 	case len(e.GetSignatures()) == 0 || len(e.GetSignatures()) > t.maxSignatures():
@@ -181,11 +182,16 @@ func Check(e *agentv1.Envelope, t Type) error {
 		if len(s.GetSig()) == 0 || len(s.GetSig()) > MaxSignatureBytes {
 			return fmt.Errorf("%w: a signature has 1 to %d bytes, this one %d", ErrBounds, MaxSignatureBytes, len(s.GetSig()))
 		}
-		if len(s.GetKeyid()) > MaxKeyIDBytes {
-			return fmt.Errorf("%w: a key ID has at most %d bytes, this one %d", ErrBounds, MaxKeyIDBytes, len(s.GetKeyid()))
+		if !isASCII(s.GetKeyid(), MaxKeyIDBytes) {
+			return fmt.Errorf("%w: a key ID has at most %d bytes of printable ASCII", ErrBounds, MaxKeyIDBytes)
 		}
 	}
 	return nil
+}
+
+// isASCII tells whether s is at most so many bytes of printable ASCII.
+func isASCII(s string, limit int) bool {
+	return len(s) <= limit && strings.IndexFunc(s, func(r rune) bool { return r < ' ' || r > '~' }) < 0
 }
 
 // ParseKey reads a SubjectPublicKeyInfo (DER). The encoding alone decides the algorithm: Ed25519 or ECDSA P-256.

@@ -14,12 +14,8 @@ import (
 	"github.com/rollcall-dev/rollcall/internal/wire"
 )
 
-// Bounds of a trust bundle and of the answer that carries some.
-const (
-	maxTrustKeys     = 16
-	maxTrustCAs      = 4
-	MaxTrustPerReply = wire.MaxTrustPerReply
-)
+// MaxTrustPerReply bounds the answer that carries trust bundles.
+const MaxTrustPerReply = wire.MaxTrustPerReply
 
 // ErrTrust is wrapped by every refusal of a trust bundle.
 var ErrTrust = errors.New("the trust bundle is not acceptable")
@@ -80,17 +76,22 @@ func (t *Trust) Advance(e *agentv1.Envelope) (*Trust, error) {
 	return newTrust(b)
 }
 
-// OpenTrust verifies a chain from a pin, oldest first, and returns its newest bundle.
+// OpenTrust verifies a chain from a pin, oldest first, and returns its newest bundle. Bundles from before the pinned root are passed over:
+// a token that was made after a change of roots pins the new one.
 func OpenTrust(pin [sha256.Size]byte, chain []*agentv1.Envelope) (*Trust, error) {
 	if len(chain) == 0 {
 		return nil, fmt.Errorf("%w: there is none", ErrTrust)
 	}
-	t, err := FirstTrust(pin, chain[0])
-	for _, e := range chain[1:] {
-		if err != nil {
+	var t *Trust
+	var err error
+	for _, e := range chain {
+		if t == nil {
+			t, err = FirstTrust(pin, e)
+			continue
+		}
+		if t, err = t.Advance(e); err != nil {
 			return nil, err
 		}
-		t, err = t.Advance(e)
 	}
 	return t, err
 }
@@ -110,15 +111,12 @@ func (t *Trust) ServerPool() *x509.CertPool {
 }
 
 func newTrust(b *agentv1.TrustBundle) (*Trust, error) {
+	if err := wire.CheckTrustBundle(b); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrTrust, err)
+	}
 	t := &Trust{FleetID: b.GetFleetId(), Version: b.GetVersion(), IssuedAt: b.GetIssuedAt().AsTime()}
 	if b.GetResetTimeFloor() != nil {
 		t.ResetTimeFloor = b.GetResetTimeFloor().AsTime()
-	}
-	if !IsUUID(t.FleetID) || t.Version == 0 || !b.GetIssuedAt().IsValid() {
-		return nil, fmt.Errorf("%w: fleet, version or time is missing", ErrTrust)
-	}
-	if len(b.GetKeys()) > maxTrustKeys {
-		return nil, fmt.Errorf("%w: at most %d keys", ErrTrust, maxTrustKeys)
 	}
 	for _, k := range b.GetKeys() {
 		key, err := envelope.ParseKey(k.GetSpki())
@@ -146,14 +144,8 @@ func newTrust(b *agentv1.TrustBundle) (*Trust, error) {
 }
 
 func parseCAs(field string, ders [][]byte) ([]*x509.Certificate, error) {
-	if len(ders) == 0 || len(ders) > maxTrustCAs {
-		return nil, fmt.Errorf("%w: %s has 1 to %d certificates, not %d", ErrTrust, field, maxTrustCAs, len(ders))
-	}
 	var cas []*x509.Certificate
 	for _, der := range ders {
-		if len(der) > MaxCertificateBytes {
-			return nil, fmt.Errorf("%w: a certificate of %s has at most %d bytes", ErrTrust, field, MaxCertificateBytes)
-		}
 		ca, err := x509.ParseCertificate(der)
 		if err != nil {
 			return nil, fmt.Errorf("%w: %s: %w", ErrTrust, field, err)

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
 )
 
 // Codec is one of the two encodings of a body.
@@ -35,11 +36,14 @@ func (c Codec) ContentType() string {
 }
 
 // Unmarshal reads b into m, which must be new. Unknown fields are ignored; bounds are not checked (see CheckHeartbeat and the like).
+//
+// The decoder is the one of google.golang.org/protobuf: the one that vtprotobuf generates takes half the time (0.6 of 1.1 µs for a
+// heartbeat), but accepts text that is no UTF-8 and unknown fields that are no protobuf, and keeps both.
 func (c Codec) Unmarshal(b []byte, m Message) error {
 	if c == JSON {
 		return protojson.UnmarshalOptions{DiscardUnknown: true}.Unmarshal(b, m)
 	}
-	return m.UnmarshalVT(b)
+	return proto.UnmarshalOptions{DiscardUnknown: true}.Unmarshal(b, m)
 }
 
 // Marshal encodes m. Equal messages give equal bytes.

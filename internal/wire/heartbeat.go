@@ -2,6 +2,7 @@ package wire
 
 import (
 	"math"
+	"slices"
 	"strconv"
 	"time"
 
@@ -124,9 +125,16 @@ func openAction(m *agentv1.ActionState) *BoundError {
 }
 
 func capabilities(m *agentv1.Capabilities) *BoundError {
-	return each("names", m.GetNames(), 0, MaxCapabilities, func(s string) *BoundError {
-		return text("", s, 1, MaxCapabilityName)
-	})
+	names := m.GetNames()
+	if e := each("names", names, 0, MaxCapabilities, func(s string) *BoundError { return text("", s, 1, MaxCapabilityName) }); e != nil {
+		return e
+	}
+	for i, name := range names {
+		if slices.Contains(names[:i], name) {
+			return &BoundError{"names", "without repetition"}
+		}
+	}
+	return nil
 }
 
 func inventory(m *agentv1.Inventory) *BoundError {

@@ -7,11 +7,16 @@ import (
 	"github.com/rollcall-dev/rollcall/internal/envelope"
 )
 
-// Bounds of what an agent's certificate is made from, and of a trust reply.
+// Bounds of what an agent's certificate is made from, and of trust.
 const (
 	MaxCSRBytes         = 1 << 10
 	MaxCertificateBytes = 2 << 10
 	MaxTrustPerReply    = 8
+	MinTrustKeys        = 2
+	MaxTrustKeys        = 16
+	MaxKeyBytes         = 2 << 10
+	MaxKeyUses          = 4
+	MaxTrustCAs         = 4
 )
 
 // CheckEnrollRequest tells whether m keeps to its bounds. Nothing is verified.
@@ -53,6 +58,25 @@ func CheckTrustReply(m *agentv1.TrustReply) error {
 	return each("bundles", m.GetBundles(), 0, MaxTrustPerReply, func(e *agentv1.Envelope) *BoundError {
 		return signed("", e, envelope.Trust)
 	}).err()
+}
+
+// CheckTrustBundle tells whether the payload of a trust bundle keeps to its bounds.
+func CheckTrustBundle(m *agentv1.TrustBundle) error {
+	certificate := func(der []byte) *BoundError { return size("", der, MaxCertificateBytes) }
+	return first(
+		uuid("fleet_id", m.GetFleetId(), false),
+		number("version", m.GetVersion(), 1, MaxNumber),
+		moment("issued_at", m.GetIssuedAt(), false),
+		each("keys", m.GetKeys(), MinTrustKeys, MaxTrustKeys, func(k *agentv1.TrustKey) *BoundError {
+			return first(
+				size("spki", k.GetSpki(), MaxKeyBytes),
+				each("uses", k.GetUses(), 1, MaxKeyUses, func(agentv1.KeyUse) *BoundError { return nil }),
+			)
+		}),
+		each("server_ca", m.GetServerCa(), 1, MaxTrustCAs, certificate),
+		each("agent_ca", m.GetAgentCa(), 1, MaxTrustCAs, certificate),
+		moment("reset_time_floor", m.GetResetTimeFloor(), true),
+	).err()
 }
 
 // CheckCertificateReply tells whether m keeps to its bounds.

@@ -162,8 +162,8 @@ func (p *Problem) Proto() *agentv1.Problem {
 		Type:       problemBase + string(p.Name),
 		Title:      p.title(),
 		Status:     uint32(p.Status()), //nolint:gosec // three digits
-		Detail:     p.Detail,
-		Instance:   p.Instance,
+		Detail:     CutText(p.Detail, maxDetailBytes),
+		Instance:   CutText(p.Instance, MaxText),
 		RetryAfter: p.retrySeconds(),
 		Minimum:    p.Minimum,
 		Supported:  p.Supported,
@@ -173,7 +173,7 @@ func (p *Problem) Proto() *agentv1.Problem {
 // Write answers a request with the problem.
 func (p *Problem) Write(w http.ResponseWriter) {
 	body, err := JSON.Marshal(p.Proto())
-	if err != nil { // a detail that is not UTF-8
+	if err != nil { // a list that is not UTF-8: the status says what it can
 		body = nil
 	}
 	h := w.Header()

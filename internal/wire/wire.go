@@ -37,5 +37,4 @@ const (
 type Message interface {
 	proto.Message
 	MarshalVT() ([]byte, error)
-	UnmarshalVT([]byte) error
 }

@@ -276,7 +276,7 @@ func (Section) EnumDescriptor() ([]byte, []int) {
 type Envelope struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// payload_type is application/vnd.rollcall.<x>.v1+json, where x names the message inside: trust, beacon, assignment, policy, enrollment
-	// or renewal. Required, at most 128 bytes. A verifier demands the type that it expects.
+	// or renewal. Required, at most 128 bytes of printable ASCII. A verifier demands the type that it expects.
 	PayloadType string `protobuf:"bytes,1,opt,name=payload_type,json=payloadType,proto3" json:"payload_type,omitempty"`
 	// payload is the message in proto3 JSON, byte for byte as it was signed. Required; at most 5 KiB in an enrolment or a renewal, else
 	// 32 KiB.
@@ -341,7 +341,7 @@ func (x *Envelope) GetSignatures() []*Signature {
 // Signature is one signature of an Envelope.
 type Signature struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// keyid is the hexadecimal SHA-256 of the key's SubjectPublicKeyInfo: a hint, never trusted. At most 128 bytes.
+	// keyid is the hexadecimal SHA-256 of the key's SubjectPublicKeyInfo: a hint, never trusted. At most 128 bytes of printable ASCII.
 	Keyid string `protobuf:"bytes,1,opt,name=keyid,proto3" json:"keyid,omitempty"`
 	// sig is the signature: 64 bytes of Ed25519, or ECDSA P-256 with SHA-256 in ASN.1 DER. Required, at most 128 bytes.
 	Sig           []byte `protobuf:"bytes,2,opt,name=sig,proto3" json:"sig,omitempty"`
@@ -498,7 +498,7 @@ func (x *TrustBundle) GetResetTimeFloor() *timestamppb.Timestamp {
 type TrustKey struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// spki is the key's SubjectPublicKeyInfo in DER, Ed25519 or ECDSA P-256; it alone decides the algorithm. A key of another algorithm is
-	// ignored.
+	// ignored. Required, at most 2 KiB.
 	Spki []byte `protobuf:"bytes,1,opt,name=spki,proto3" json:"spki,omitempty"`
 	// uses: 1 to 4.
 	Uses          []KeyUse `protobuf:"varint,2,rep,packed,name=uses,proto3,enum=rollcall.agent.v1.KeyUse" json:"uses,omitempty"`

@@ -1,0 +1,196 @@
+package wire
+
+import (
+	"bytes"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+	"unicode"
+	"unicode/utf8"
+
+	"google.golang.org/protobuf/reflect/protoreflect"
+
+	agentv1 "github.com/rollcall-dev/rollcall/api/agent/v1"
+)
+
+func FuzzHeartbeat(f *testing.F)      { fuzzMessage(f, "Heartbeat") }
+func FuzzEnrollRequest(f *testing.F)  { fuzzMessage(f, "EnrollRequest") }
+func FuzzRenewRequest(f *testing.F)   { fuzzMessage(f, "RenewRequest") }
+func FuzzTrustReply(f *testing.F)     { fuzzMessage(f, "TrustReply") }
+func FuzzHeartbeatReply(f *testing.F) { fuzzMessage(f, "HeartbeatReply") }
+func FuzzCertificate(f *testing.F)    { fuzzMessage(f, "CertificateReply") }
+
+// The payloads of envelopes are JSON only, but what holds for both encodings holds for one.
+
+func FuzzEnrollmentPayload(f *testing.F) { fuzzMessage(f, "Enrollment") }
+func FuzzRenewalPayload(f *testing.F)    { fuzzMessage(f, "Renewal") }
+func FuzzTrustPayload(f *testing.F)      { fuzzMessage(f, "TrustBundle") }
+func FuzzBeaconPayload(f *testing.F)     { fuzzMessage(f, "Beacon") }
+func FuzzAssignmentPayload(f *testing.F) { fuzzMessage(f, "Assignment") }
+func FuzzPolicyPayload(f *testing.F)     { fuzzMessage(f, "Policy") }
+
+// fuzzMessage checks for one kind of message, in both encodings, that whatever is accepted is within bounds and survives being encoded
+// again.
+func fuzzMessage(f *testing.F, name string) {
+	var k checked
+	for _, one := range kinds {
+		if one.name == name {
+			k = one
+		}
+	}
+	for _, codec := range []Codec{Protobuf, JSON} {
+		b, err := codec.Marshal(k.full())
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(codec == JSON, b)
+		f.Add(codec == JSON, b[:len(b)/2])
+		f.Add(codec == JSON, []byte{})
+	}
+	f.Add(true, []byte(`{"later":[{},null,"x"],"agent":null}`))
+	f.Fuzz(func(t *testing.T, isJSON bool, body []byte) {
+		codec := Protobuf
+		if isJSON {
+			codec = JSON
+		}
+		m := k.full().ProtoReflect().New().Interface().(Message)
+		if codec.Unmarshal(body, m) != nil || k.check(m) != nil {
+			return
+		}
+		withinBounds(t, m.ProtoReflect())
+		for _, again := range []Codec{Protobuf, JSON} {
+			reencodes(t, k, again, m)
+		}
+	})
+}
+
+func reencodes(t *testing.T, k checked, codec Codec, m Message) {
+	first, err := codec.Marshal(m)
+	if err != nil {
+		t.Fatalf("what was accepted does not encode in %s: %v", codec.ContentType(), err)
+	}
+	back := m.ProtoReflect().New().Interface().(Message)
+	if err := codec.Unmarshal(first, back); err != nil {
+		t.Fatalf("what was encoded does not decode in %s: %v", codec.ContentType(), err)
+	}
+	if err := k.check(back); err != nil {
+		t.Fatalf("what was accepted is refused after %s: %v", codec.ContentType(), err)
+	}
+	second, err := codec.Marshal(back)
+	if err != nil || !bytes.Equal(first, second) {
+		t.Fatalf("encoded as %q, then as %q: %v", first, second, err)
+	}
+}
+
+// withinBounds holds for every message whatever its own bounds: they are coarser than any of them, and found in another way.
+func withinBounds(t *testing.T, m protoreflect.Message) {
+	m.Range(func(fd protoreflect.FieldDescriptor, v protoreflect.Value) bool {
+		values := []protoreflect.Value{v}
+		if fd.IsList() {
+			values = nil
+			for i := range v.List().Len() {
+				values = append(values, v.List().Get(i))
+			}
+			if len(values) > 64 {
+				t.Fatalf("%s has %d elements", fd.FullName(), len(values))
+			}
+		}
+		for _, v := range values {
+			switch fd.Kind() {
+			case protoreflect.StringKind:
+				if s := v.String(); len(s) > 256 || !plain(s) {
+					t.Fatalf("%s is %q", fd.FullName(), s)
+				}
+			case protoreflect.BytesKind:
+				if len(v.Bytes()) > 32<<10 {
+					t.Fatalf("%s has %d bytes", fd.FullName(), len(v.Bytes()))
+				}
+			case protoreflect.MessageKind:
+				withinBounds(t, v.Message())
+			default:
+			}
+		}
+		return true
+	})
+}
+
+func plain(s string) bool {
+	for _, r := range s {
+		if unicode.IsControl(r) {
+			return false
+		}
+	}
+	return utf8.ValidString(s)
+}
+
+func FuzzProblem(f *testing.F) {
+	const contentType = "application/problem+json"
+	for name := range problems {
+		w := httptest.NewRecorder()
+		(&Problem{Name: name, Detail: "Do this.", RetryAfter: 5e9, Supported: []string{"a"}}).Write(w)
+		f.Add(w.Code, contentType, w.Body.Bytes())
+	}
+	f.Add(502, "text/html", []byte("<html>"))
+	f.Add(503, contentType, []byte(`{"type":"https://rollcall.dev/problems/later","retryAfter":"7"}`))
+	f.Fuzz(func(t *testing.T, status int, contentType string, body []byte) {
+		p, ok := ParseProblem(status, contentType, body)
+		if !ok {
+			return
+		}
+		if !isProblemName(string(p.Name)) || !plain(p.Error()) || len(p.Detail) > 1<<10 || len(p.Supported) > 16 || p.RetryAfter < 0 || p.RetryAfter.Hours() > 24 {
+			t.Fatalf("%+v", p)
+		}
+		w := httptest.NewRecorder()
+		w.Body = &bytes.Buffer{}
+		if p.Status() < 100 || p.Status() > 999 { // what net/http never hands out
+			return
+		}
+		p.Write(w)
+		again, ok := ParseProblem(w.Code, w.Header().Get("Content-Type"), w.Body.Bytes())
+		if !ok || again.Name != p.Name || again.Detail != p.Detail || again.RetryAfter != p.RetryAfter {
+			t.Fatalf("%+v came back as %+v", p, again)
+		}
+	})
+}
+
+func FuzzRequest(f *testing.F) {
+	f.Add("8.0.0", "application/json; charset=utf-8", "*/*", "", "", []byte("{}"), int64(2))
+	f.Add("1.0.0-a.1+b", "application/x-protobuf", "text/html, application/json;q=0.1", "gzip", "100-continue", []byte{}, int64(0))
+	f.Add("v8", ";", ",;,", "", "x", []byte("abc"), int64(-1))
+	f.Fuzz(func(t *testing.T, version, contentType, accept, encoding, expect string, body []byte, length int64) {
+		r := httptest.NewRequest(http.MethodPost, PathHeartbeat, bytes.NewReader(body))
+		r.ContentLength = length
+		r.Header = http.Header{
+			HeaderAgentVersion: {version}, "Content-Type": {contentType}, "Accept": {accept}, "Content-Encoding": {encoding}, "Expect": {expect},
+		}
+		if CheckRequest(r) == nil && (len(version) > MaxVersion || !plain(version) || encoding != "" || expect != "" && expect != "100-continue") {
+			t.Fatalf("accepted: %q", r.Header)
+		}
+		const limit = 4096
+		m := &agentv1.Heartbeat{}
+		_, p := Decode(r, limit, m, CheckHeartbeat)
+		if p == nil && (length <= 0 || length > limit || int64(len(body)) < length || CheckHeartbeat(m) != nil) {
+			t.Fatalf("accepted %d bytes of %q", length, body)
+		}
+		if p != nil && (problems[p.Name].title == "" || !plain(p.Error())) {
+			t.Fatalf("refused with %+v", p)
+		}
+	})
+}
+
+func FuzzCutText(f *testing.F) {
+	f.Add("plain", 3)
+	f.Add("ä\x00\xffö\u0085", 4)
+	f.Fuzz(func(t *testing.T, s string, limit int) {
+		if limit < 0 || limit > 1<<10 {
+			return
+		}
+		got := CutText(s, limit)
+		if len(got) > limit || !plain(got) || CutText(got, limit) != got {
+			t.Fatalf("%q", got)
+		}
+		if plain(s) && len(s) <= limit && got != s {
+			t.Fatalf("%q became %q for no reason", s, got)
+		}
+	})
+}

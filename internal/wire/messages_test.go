@@ -1,0 +1,150 @@
+package wire
+
+import (
+	"crypto/ed25519"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	agentv1 "github.com/rollcall-dev/rollcall/api/agent/v1"
+	"github.com/rollcall-dev/rollcall/internal/envelope"
+)
+
+const (
+	someUUID = "0f8fad5b-d9cb-469f-a165-70867728950e"
+	someTime = 1_790_000_000
+)
+
+func hexDigits(n int) string            { return strings.Repeat("0a", n/2) }
+func at() *timestamppb.Timestamp        { return &timestamppb.Timestamp{Seconds: someTime, Nanos: 5} }
+func second(n int) *durationpb.Duration { return durationpb.New(time.Duration(n) * time.Second) }
+
+func sealed(t envelope.Type) *agentv1.Envelope {
+	key := ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize))
+	e, err := envelope.Sign(key, t, []byte(`{}`))
+	if err != nil {
+		panic(err)
+	}
+	return e
+}
+
+// fullHeartbeat has every field set to something good.
+func fullHeartbeat() *agentv1.Heartbeat {
+	return &agentv1.Heartbeat{
+		Agent: &agentv1.AgentInfo{
+			Version: "8.0.0", Platform: "linux/amd64", InstanceId: hexDigits(32), Epoch: 3, SessionNumber: 1, MachineId: hexDigits(64),
+			BootId: hexDigits(64), JournalId: hexDigits(32), JournalCreatedAt: at(),
+		},
+		SentAt: at(), TrustVersion: 2, AssignmentIssuedAt: at(), PolicyId: someUUID, PolicyRevision: 7,
+		Content:      &agentv1.ReleaseState{Version: "2026.11", Digest: hexDigits(64), Sequence: 4, Phase: agentv1.ReleasePhase_RELEASE_PHASE_CURRENT, Reason: "Done", Message: "fine"},
+		AgentRelease: &agentv1.ReleaseState{Version: "8.0.0", Digest: hexDigits(64), Sequence: 1, Reason: "Done", Message: "fine"},
+		State: &agentv1.EndpointState{
+			Isolated: true, IsolationActionUid: someUUID, ProxyUrl: "http://proxy:3128", ProxyActionUid: someUUID, QuarantinedFiles: 1,
+			Quarantine: []*agentv1.FileResult{{
+				Path: "/tmp/x", Sha256: hexDigits(64), Size: 1, UploadId: "u", Error: "e", QuarantineId: someUUID, QuarantinedAt: at(),
+			}},
+		},
+		Vitals:          &agentv1.Vitals{Uptime: second(5), MemoryTotal: 1, MemoryAvailable: 1, DiskTotal: 1, DiskFree: 1, Load1: 0.5},
+		OpenActions:     []*agentv1.ActionState{{ActionUid: someUUID, Phase: agentv1.ActionPhase_ACTION_PHASE_RUNNING}},
+		CapabilitiesTag: "c1", Capabilities: &agentv1.Capabilities{Names: []string{"PerformHeartbeat"}},
+		InventoryTag: "i1",
+		Inventory: &agentv1.Inventory{
+			Hostname: "laptop", OsName: "Debian", OsVersion: "13", Kernel: "6.12", CpuModel: "x", CpuCount: 8,
+			Interfaces: []*agentv1.NetworkInterface{{Name: "eth0", Mac: "02:00:00:00:00:01", Addresses: []string{"192.0.2.1"}}},
+			Disks:      []*agentv1.Disk{{Mount: "/", Filesystem: "ext4", Total: 2, Free: 1}},
+			BootTime:   at(), MemoryTotal: 1, Model: "m", Arch: "amd64",
+		},
+		ClockSkew: second(-3), BeaconAge: second(20), RejectedOrders: 1, LastRejection: "Superseded", SpooledEvents: 1, JournalFull: true,
+		SessionError: "the upgrade was answered with 403",
+	}
+}
+
+// checked is a kind of message with its check and one that has every field set to something good.
+type checked struct {
+	name  string
+	full  func() Message
+	check func(Message) error
+}
+
+func kind[M Message](full func() M, check func(M) error) checked {
+	return checked{
+		name:  string(full().ProtoReflect().Descriptor().Name()),
+		full:  func() Message { return full() },
+		check: func(m Message) error { return check(m.(M)) },
+	}
+}
+
+// kinds are all messages that have bounds.
+var kinds = []checked{
+	kind(fullHeartbeat, CheckHeartbeat),
+	kind(func() *agentv1.EnrollRequest {
+		return &agentv1.EnrollRequest{Enrollment: sealed(envelope.Enrollment)}
+	}, CheckEnrollRequest),
+	kind(func() *agentv1.RenewRequest { return &agentv1.RenewRequest{Renewal: sealed(envelope.Renewal)} }, CheckRenewRequest),
+	kind(func() *agentv1.Enrollment {
+		return &agentv1.Enrollment{
+			FleetId: someUUID, TokenUid: someUUID, Csr: []byte{1}, Hostname: "laptop", MachineId: hexDigits(64), AgentVersion: "8.0.0", CreatedAt: at(),
+		}
+	}, CheckEnrollment),
+	kind(func() *agentv1.Renewal {
+		return &agentv1.Renewal{FleetId: someUUID, IdentityId: someUUID, Certificate: []byte{1}, Csr: []byte{1}, CreatedAt: at()}
+	}, CheckRenewal),
+	kind(func() *agentv1.TrustReply {
+		return &agentv1.TrustReply{Bundles: []*agentv1.Envelope{sealed(envelope.Trust)}}
+	}, CheckTrustReply),
+	kind(func() *agentv1.TrustBundle {
+		use := []agentv1.KeyUse{agentv1.KeyUse_KEY_USE_ROOT, agentv1.KeyUse_KEY_USE_ORDERS}
+		return &agentv1.TrustBundle{
+			FleetId: someUUID, Version: 1, IssuedAt: at(), Keys: []*agentv1.TrustKey{{Spki: []byte{1}, Uses: use}, {Spki: []byte{2}, Uses: use}},
+			ServerCa: [][]byte{{1}}, AgentCa: [][]byte{{1}}, ResetTimeFloor: at(),
+		}
+	}, CheckTrustBundle),
+	kind(func() *agentv1.CertificateReply { return &agentv1.CertificateReply{Certificate: []byte{1}} }, CheckCertificateReply),
+	kind(func() *agentv1.HeartbeatReply {
+		return &agentv1.HeartbeatReply{
+			ServerTime: at(), Beacon: sealed(envelope.Beacon), Orders: []*agentv1.Envelope{sealed(envelope.Policy)}, More: true,
+			Send: []agentv1.Section{agentv1.Section_SECTION_INVENTORY}, Features: []string{"f"}, Gateway: "gw-1",
+		}
+	}, CheckHeartbeatReply),
+	kind(func() *agentv1.Beacon {
+		return &agentv1.Beacon{FleetId: someUUID, IssuedAt: at(), TrustVersion: 1}
+	}, CheckBeacon),
+	kind(func() *agentv1.Assignment {
+		return &agentv1.Assignment{Namespace: "fleet", FleetId: someUUID, IdentityId: someUUID, IssuedAt: at(), PolicyId: someUUID}
+	}, CheckAssignment),
+	kind(func() *agentv1.Policy {
+		return &agentv1.Policy{
+			FleetId: someUUID, PolicyId: someUUID, Revision: 1, IssuedAt: at(), HeartbeatInterval: second(300), ReportInterval: second(3600),
+			LogCollectionDisabled: true, DisabledActions: []string{"LiveTerminal"}, IsolationAllow: []string{"192.0.2.0/24"},
+			ContentVersion: "2026.11", ContentDelayDays: 3, UpgradeAutomatic: true,
+			Windows:                []*agentv1.MaintenanceWindow{{Days: []uint32{0}, StartMinute: 60, DurationMinutes: 60, TimeZone: "Europe/Berlin"}},
+			DownloadBytesPerSecond: 1, PingInterval: second(30), WebsocketDisabled: true,
+		}
+	}, CheckPolicy),
+}
+
+func TestFullMessagesAreGood(t *testing.T) {
+	for _, k := range kinds {
+		for _, codec := range []Codec{Protobuf, JSON} {
+			m := k.full()
+			b, err := codec.Marshal(m)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := m.ProtoReflect().New().Interface().(Message)
+			if err := codec.Unmarshal(b, got); err != nil {
+				t.Fatalf("%s in %s: %v", k.name, codec.ContentType(), err)
+			}
+			if err := k.check(got); err != nil {
+				t.Errorf("%s in %s: %v", k.name, codec.ContentType(), err)
+			}
+			if !proto.Equal(m, got) {
+				t.Errorf("%s in %s came back as %v", k.name, codec.ContentType(), got)
+			}
+		}
+	}
+}
