@@ -32,7 +32,7 @@ type SHA256 string
 
 // LabelValue is the value of a label.
 // +kubebuilder:validation:MaxLength=63
-// +kubebuilder:validation:Pattern=`^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$`
+// +kubebuilder:validation:XValidation:rule="self.matches('^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$')",message="must be the value of a label: letters, digits, '-', '_', '.', the first and the last a letter or a digit"
 type LabelValue string
 
 // CIDR is a network, for instance 10.0.0.0/8.
@@ -83,6 +83,7 @@ type EndpointSelector struct {
 	// same as a requirement with the operator In and one value.
 	// +optional
 	// +kubebuilder:validation:MaxProperties=16
+	// +kubebuilder:validation:XValidation:rule="self.all(k, !format.qualifiedName().validate(k).hasValue())",message="each key must be a label key such as device or example.com/site"
 	MatchLabels map[string]LabelValue `json:"matchLabels,omitempty"`
 	// matchExpressions are requirements on labels, at most 16.
 	// +optional
@@ -99,7 +100,7 @@ type EndpointSelectorRequirement struct {
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=317
-	// +kubebuilder:validation:Pattern=`^([a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$`
+	// +kubebuilder:validation:XValidation:rule="!format.qualifiedName().validate(self).hasValue()",message="must be a label key such as device or example.com/site"
 	Key string `json:"key"`
 	// operator relates the key to the values. In: the label is there, with one of
 	// the values. NotIn: it is not there, or has another value. Exists,

@@ -148,7 +148,7 @@ const (
 // ProxyURL is http://host:port. Credentials are refused: everything here is
 // readable by whoever may read the object.
 // +kubebuilder:validation:MaxLength=261
-// +kubebuilder:validation:Pattern=`^https?://[^@/\s]+:[0-9]{1,5}$`
+// +kubebuilder:validation:XValidation:rule="self.matches('^https?://[^@/\\\\s]+:[0-9]{1,5}$')",message="must be http://host:port or https://host:port, without credentials"
 type ProxyURL string
 
 // AnnotationAcceptInstance on an Endpoint says which of two agents that use its

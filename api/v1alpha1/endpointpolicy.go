@@ -236,7 +236,7 @@ type MaintenanceWindow struct {
 	// 22:30.
 	// +required
 	// +kubebuilder:validation:MaxLength=5
-	// +kubebuilder:validation:Pattern=`^([01][0-9]|2[0-3]):[0-5][0-9]$`
+	// +kubebuilder:validation:XValidation:rule="self.matches('^([01][0-9]|2[0-3]):[0-5][0-9]$')",message="must be a time of day such as 22:30"
 	Start string `json:"start"`
 	// durationMinutes it stays open: 15 to 1440 (a day).
 	// +required

@@ -58,6 +58,7 @@ type EnrollmentTokenSpec struct {
 	// characters; immutable.
 	// +optional
 	// +kubebuilder:validation:MaxLength=63
+	// +kubebuilder:validation:XValidation:rule="!self.contains('.')",message="must be a DNS label, as the name of an Endpoint is"
 	EndpointName LocalName `json:"endpointName,omitempty"`
 	// replace says whether a machine may take over an Endpoint that has
 	// enrolled: Never, or SameMachineOffline when it gives the same machine ID
@@ -73,6 +74,7 @@ type EnrollmentTokenSpec struct {
 	// and people's from then on.
 	// +optional
 	// +kubebuilder:validation:MaxProperties=16
+	// +kubebuilder:validation:XValidation:rule="self.all(k, !format.qualifiedName().validate(k).hasValue())",message="each key must be a label key such as device or example.com/site"
 	Labels map[string]LabelValue `json:"labels,omitempty"`
 }
 
