@@ -65,13 +65,13 @@ func (d *Dir) RootPin() (pin [sha256.Size]byte, ok bool, err error) {
 	if err != nil || b == nil {
 		return pin, false, err
 	}
-	raw, err := hex.DecodeString(strings.TrimSpace(string(b)))
-	if err != nil || len(raw) != len(pin) {
-		d.setAside("root.pin", errors.New("it is no SHA-256"))
-		return pin, false, nil
+	if text := strings.TrimSpace(string(b)); len(text) == hex.EncodedLen(len(pin)) {
+		if _, err := hex.Decode(pin[:], []byte(text)); err == nil {
+			return pin, true, nil
+		}
 	}
-	copy(pin[:], raw)
-	return pin, true, nil
+	d.setAside("root.pin", errors.New("it is no SHA-256"))
+	return pin, false, nil
 }
 
 // SaveRootPin keeps the pin.

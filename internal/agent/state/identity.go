@@ -169,13 +169,13 @@ func (d *Dir) readKey(name string) (*ecdsa.PrivateKey, error) {
 	if err != nil || der == nil {
 		return nil, err
 	}
-	k, err := x509.ParsePKCS8PrivateKey(der)
-	key, ok := k.(*ecdsa.PrivateKey)
-	if err != nil || !ok || key.Curve != elliptic.P256() {
-		d.setAside(name, errors.New("it is no ECDSA P-256 key"))
-		return nil, nil
+	if k, err := x509.ParsePKCS8PrivateKey(der); err == nil {
+		if key, ok := k.(*ecdsa.PrivateKey); ok && key.Curve == elliptic.P256() {
+			return key, nil
+		}
 	}
-	return key, nil
+	d.setAside(name, errors.New("it is no ECDSA P-256 key"))
+	return nil, nil
 }
 
 func (d *Dir) writeKey(name string, key *ecdsa.PrivateKey) error {
