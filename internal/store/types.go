@@ -1,0 +1,117 @@
+package store
+
+import (
+	"crypto/ed25519"
+	"crypto/sha256"
+	"time"
+
+	agentv1 "github.com/rollcall-dev/rollcall/api/agent/v1"
+	"github.com/rollcall-dev/rollcall/api/v1alpha1"
+	"github.com/rollcall-dev/rollcall/internal/identity"
+)
+
+// KeyHash is the SHA-256 of a public key's SubjectPublicKeyInfo (DER).
+type KeyHash = [sha256.Size]byte
+
+// Ref names one Endpoint object; one that was deleted and made again is another.
+type Ref struct{ Namespace, Name, UID string }
+
+// Endpoint is an enrolled endpoint: what the API server holds, and over it what this gateway has reported and not written yet. It is the
+// caller's to keep; its envelope is shared and must not be changed.
+type Endpoint struct {
+	Ref
+	// IdentityID is status.identity.id, never empty.
+	IdentityID string
+	// Keys are those of the identity, newest first, at most two; the second is good until PreviousKeyExpires (zero: it is not).
+	Keys               []KeyHash
+	PreviousKeyExpires time.Time
+	EnrolledTime       time.Time
+	// Lifecycle is never empty.
+	Lifecycle v1alpha1.EndpointLifecycle
+	// AcceptInstance is the annotation rollcall.dev/accept-instance.
+	AcceptInstance string
+	// PolicyName of the EndpointPolicy that applies; empty: the defaults. Assignment is nil, and its time zero, until the manager has made one.
+	PolicyName         string
+	Assignment         *agentv1.Envelope
+	AssignmentIssuedAt time.Time
+
+	// Connection is zero until there was one.
+	Connection Connection
+	// LastSeen is zero if it was never written.
+	LastSeen time.Time
+	// AgentWritten and InventoryWritten tell whether status has these blocks at all.
+	AgentWritten, InventoryWritten bool
+}
+
+// Instance tells one start of an agent, and one session of it, from all others.
+type Instance struct {
+	Epoch   int64
+	ID      string
+	Session int64
+}
+
+// Connection is status.connection. Times have whole seconds.
+type Connection struct {
+	Instance
+	Channel          v1alpha1.Channel
+	Gateway          string
+	Since            time.Time
+	InstanceTime     time.Time
+	PreviousInstance string
+	ConflictInstance string
+	Error            string
+	RemoteAddress    string
+}
+
+// Token is an EnrollmentToken.
+type Token struct {
+	Ref
+	// Key is nil until the manager has made it.
+	Key ed25519.PublicKey
+	// Expires is zero for never.
+	Expires time.Time
+	// Exhausted: it was used as often as it may be.
+	Exhausted bool
+	// Claims are the keys of enrolments under way.
+	Claims []KeyHash
+}
+
+// Policy is an EndpointPolicy, its defaults resolved. Its envelope is shared and must not be changed.
+type Policy struct {
+	Ref
+	// Revision is 0 and Order nil until the manager has signed it.
+	Revision          int64
+	Order             *agentv1.Envelope
+	Interval          time.Duration
+	Missed            int
+	WebsocketDisabled bool
+}
+
+// Defaults of an endpoint that no policy selects, and of what a policy does not set.
+const (
+	DefaultInterval = 5 * time.Minute
+	DefaultMissed   = 3
+)
+
+// Trust is what the manager publishes of a fleet. It is never changed: a newer one is another pointer.
+type Trust struct {
+	// Trust is the newest bundle.
+	*identity.Trust
+	// Bundles are all that are published, ascending by version. They are shared and must not be changed.
+	Bundles []*agentv1.Envelope
+	// Versions of the bundles.
+	Versions []uint64
+}
+
+// Report is what a gateway wants written about an endpoint. Blocks that are nil stay as they are.
+type Report struct {
+	Ref
+	// Seen is when it was last heard of.
+	Seen time.Time
+	// Connection replaces the one of the instance Replaces, as Endpoint.Connection showed it when this was decided; if another has taken
+	// its place by the time it is written, the newer of the two stays.
+	Connection *Connection
+	Replaces   Instance
+	Agent      *v1alpha1.EndpointAgent
+	Inventory  *v1alpha1.EndpointInventory
+}
