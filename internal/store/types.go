@@ -17,7 +17,7 @@ type KeyHash = [sha256.Size]byte
 type Ref struct{ Namespace, Name, UID string }
 
 // Endpoint is an enrolled endpoint: what the API server holds, and over it what this gateway has reported and not written yet. It is the
-// caller's to keep; its envelope is shared and must not be changed.
+// caller's to keep.
 type Endpoint struct {
 	Ref
 	// IdentityID is status.identity.id, never empty.
@@ -30,9 +30,9 @@ type Endpoint struct {
 	Lifecycle v1alpha1.EndpointLifecycle
 	// AcceptInstance is the annotation rollcall.dev/accept-instance.
 	AcceptInstance string
-	// PolicyName of the EndpointPolicy that applies; empty: the defaults. Assignment is nil, and its time zero, until the manager has made one.
-	PolicyName         string
-	Assignment         *agentv1.Envelope
+	// PolicyName of the EndpointPolicy that applies; empty: the defaults.
+	PolicyName string
+	// AssignmentIssuedAt is zero until the manager has made an assignment.
 	AssignmentIssuedAt time.Time
 
 	// Connection is zero until there was one.
@@ -42,6 +42,10 @@ type Endpoint struct {
 	// AgentWritten and InventoryWritten tell whether status has these blocks at all.
 	AgentWritten, InventoryWritten bool
 }
+
+// Assignment is the signed order that names the policy; nil until the manager has made one. It is made anew at each call: ask for it when
+// the agent lacks it.
+func (e Endpoint) Assignment() *agentv1.Envelope { return nil }
 
 // Instance tells one start of an agent, and one session of it, from all others.
 type Instance struct {
@@ -108,10 +112,10 @@ type Report struct {
 	Ref
 	// Seen is when it was last heard of.
 	Seen time.Time
-	// Connection replaces the one of the instance Replaces, as Endpoint.Connection showed it when this was decided; if another has taken
-	// its place by the time it is written, the newer of the two stays.
+	// Replaces is the Endpoint.Connection by which all this was decided. If an instance that is newer than this report's has taken its
+	// place by the time it is written, the report is dropped.
+	Replaces   Connection
 	Connection *Connection
-	Replaces   Instance
 	Agent      *v1alpha1.EndpointAgent
 	Inventory  *v1alpha1.EndpointInventory
 }
