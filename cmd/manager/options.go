@@ -1,0 +1,89 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"time"
+
+	"github.com/spf13/pflag"
+)
+
+// options are the command line.
+type options struct {
+	kubeconfig, namespace        string
+	gatewayURL                   string
+	gatewayNames                 []string
+	gatewayTokenFile             string
+	gatewayTokenRefresh          time.Duration
+	leaderElect                  bool
+	leaseDuration, renewDeadline time.Duration
+	retryPeriod                  time.Duration
+	healthListen, metricsListen  string
+	beaconInterval               time.Duration
+	certificateLifetime          time.Duration
+	renewalGrace, previousKey    time.Duration
+	servingLifetime              time.Duration
+	gatewayLease, gatewayGrace   time.Duration
+	csrRetention, countInterval  time.Duration
+	certificateExpiring          time.Duration
+	logLevel, logFormat          string
+	reached                      func(point string) error
+}
+
+func parse(args []string) (*options, error) {
+	o := &options{}
+	f := pflag.NewFlagSet("rollcall-manager", pflag.ContinueOnError)
+	f.SortFlags = false
+	f.StringVar(&o.kubeconfig, "kubeconfig", "", "how to reach the API server; empty: as a Pod does")
+	f.StringVar(&o.namespace, "namespace", "rollcall-system", "where keys, trust and Leases are kept")
+	f.StringSliceVar(&o.gatewayNames, "gateway-names", nil, "DNS names and IP addresses that a gateway's certificate may have, comma separated")
+	f.StringVar(&o.gatewayURL, "gateway-url", "", "where install lines send agents (default https://<the first of --gateway-names>:8443)")
+	f.StringVar(&o.gatewayTokenFile, "gateway-token-file", "", "where to write the API token of the gateway beside this manager; empty: nowhere")
+	f.DurationVar(&o.gatewayTokenRefresh, "gateway-token-refresh", 20*time.Minute, "how often to write a new one; each is good for an hour")
+	f.BoolVar(&o.leaderElect, "leader-elect", true, "let one of several managers lead")
+	f.DurationVar(&o.leaseDuration, "leader-lease-duration", 15*time.Second, "how long others wait for a leader that is silent")
+	f.DurationVar(&o.renewDeadline, "leader-renew-deadline", 10*time.Second, "how long a leader tries to renew before it gives up")
+	f.DurationVar(&o.retryPeriod, "leader-retry-period", 2*time.Second, "pause between tries to become or stay leader")
+	f.StringVar(&o.healthListen, "health-listen", ":8081", "address of /healthz and /readyz; empty: none")
+	f.StringVar(&o.metricsListen, "metrics-listen", ":8080", "address of /metrics; empty: none")
+	f.DurationVar(&o.beaconInterval, "beacon-interval", time.Minute, "how often agents are told the time, signed")
+	f.DurationVar(&o.certificateLifetime, "certificate-lifetime", 30*24*time.Hour, "of agents' certificates; they renew at two thirds")
+	f.DurationVar(&o.renewalGrace, "renewal-grace", 30*24*time.Hour, "how long an expired certificate still renews")
+	f.DurationVar(&o.previousKey, "previous-key-lifetime", 24*time.Hour, "how long the old key is accepted after a renewal")
+	f.DurationVar(&o.servingLifetime, "serving-lifetime", 72*time.Hour, "of gateways' serving certificates")
+	f.DurationVar(&o.gatewayLease, "gateway-lease-duration", 15*time.Second, "a gateway whose Lease is not renewed for this long is silent")
+	f.DurationVar(&o.gatewayGrace, "gateway-grace", 3*time.Minute, "a gateway that is silent for this long is gone")
+	f.DurationVar(&o.csrRetention, "csr-retention", 10*time.Second, "how long an answered certificate request is kept for the gateway to see")
+	f.DurationVar(&o.countInterval, "count-interval", time.Minute, "how often the endpoints of a policy are counted, at most")
+	f.DurationVar(&o.certificateExpiring, "certificate-expiring", 5*24*time.Hour, "an endpoint whose certificate ends sooner is unhealthy: it should have renewed")
+	f.StringVar(&o.logLevel, "log-level", "info", "info or debug")
+	f.StringVar(&o.logFormat, "log-format", "json", "json or console")
+	addFaults(f, o)
+	if err := f.Parse(args); err != nil {
+		return nil, err
+	}
+	return o, o.check(f)
+}
+
+func (o *options) check(f *pflag.FlagSet) error {
+	var wrong []error
+	f.VisitAll(func(flag *pflag.Flag) {
+		if d, err := f.GetDuration(flag.Name); err == nil && d <= 0 {
+			wrong = append(wrong, fmt.Errorf("--%s must be more than 0", flag.Name))
+		}
+	})
+	if f.NArg() > 0 {
+		wrong = append(wrong, fmt.Errorf("unexpected argument %q", f.Arg(0)))
+	}
+	if len(o.gatewayNames) == 0 {
+		wrong = append(wrong, errors.New("--gateway-names is missing: say by which DNS names and IP addresses agents reach the gateways, or none can get a certificate"))
+	}
+	if o.logLevel != "info" && o.logLevel != "debug" || o.logFormat != "json" && o.logFormat != "console" {
+		wrong = append(wrong, errors.New("--log-level is info or debug, --log-format json or console"))
+	}
+	if len(wrong) == 0 && o.gatewayURL == "" {
+		o.gatewayURL = "https://" + net.JoinHostPort(o.gatewayNames[0], "8443")
+	}
+	return errors.Join(wrong...)
+}

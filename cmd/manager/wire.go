@@ -1,0 +1,86 @@
+package main
+
+import (
+	"context"
+	"fmt"
+
+	certv1 "k8s.io/api/certificates/v1"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/rollcall-dev/rollcall/controllers/enrollment"
+	"github.com/rollcall-dev/rollcall/controllers/gatewaytoken"
+	"github.com/rollcall-dev/rollcall/controllers/keys"
+	"github.com/rollcall-dev/rollcall/controllers/serving"
+	"github.com/rollcall-dev/rollcall/internal/csr"
+)
+
+const gatewayAccount = "rollcall-gateway"
+
+// wire adds everything to the manager.
+func wire(ctx context.Context, mgr ctrl.Manager, o *options, fleet *keys.Fleet, store keys.Store, clock *keys.ServerClock) error {
+	for _, add := range []func() error{
+		func() error { return addHealth(mgr) },
+		func() error {
+			return mgr.Add(&keys.Publisher{Store: store, Fleet: fleet, Clock: clock, Interval: o.beaconInterval, Log: mgr.GetLogger().WithName("beacon")})
+		},
+		func() error { return addGatewayToken(mgr, o, store.Client) },
+		func() error { return addServing(mgr, o, fleet) },
+		func() error { return addEnrollment(ctx, mgr, o, fleet) },
+	} {
+		if err := add(); err != nil {
+			return fmt.Errorf("set up the manager: %w", err)
+		}
+	}
+	return nil
+}
+
+func addGatewayToken(mgr ctrl.Manager, o *options, direct client.Client) error {
+	if o.gatewayTokenFile == "" {
+		return nil
+	}
+	return mgr.Add(&gatewaytoken.Writer{
+		Client: direct, Namespace: o.namespace, Account: gatewayAccount, File: o.gatewayTokenFile, Refresh: o.gatewayTokenRefresh,
+		Log: mgr.GetLogger().WithName("gatewaytoken"),
+	})
+}
+
+// addServing gives the gateways' requests a cache of their own: a cache selects one signer at a time.
+func addServing(mgr ctrl.Manager, o *options, fleet *keys.Fleet) error {
+	requests, err := cache.New(mgr.GetConfig(), cache.Options{
+		HTTPClient: mgr.GetHTTPClient(), Scheme: mgr.GetScheme(), Mapper: mgr.GetRESTMapper(),
+		DefaultTransform: cache.TransformStripManagedFields(),
+		ByObject:         map[client.Object]cache.ByObject{&certv1.CertificateSigningRequest{}: {Field: signedBy(csr.GatewaySigner)}},
+	})
+	if err != nil {
+		return err
+	}
+	if err := mgr.Add(requests); err != nil {
+		return err
+	}
+	return (&serving.Reconciler{
+		Client: mgr.GetClient(), Cache: requests, ServerCA: fleet.ServerCA,
+		Account:  fmt.Sprintf("system:serviceaccount:%s:%s", o.namespace, gatewayAccount),
+		Names:    o.gatewayNames,
+		Lifetime: o.servingLifetime, Retention: o.csrRetention,
+	}).SetupWithManager(mgr)
+}
+
+func addEnrollment(ctx context.Context, mgr ctrl.Manager, o *options, fleet *keys.Fleet) error {
+	if err := enrollment.Index(ctx, mgr.GetFieldIndexer()); err != nil {
+		return err
+	}
+	opts := enrollment.Options{
+		Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Events: mgr.GetEventRecorder(component),
+		FleetID: fleet.ID, Fleet: fleet, AgentCA: fleet.AgentCA, Orders: fleet.Orders,
+		GatewayURL:          o.gatewayURL,
+		CertificateLifetime: o.certificateLifetime, RenewalGrace: o.renewalGrace, PreviousKeyLifetime: o.previousKey,
+		CSRRetention: o.csrRetention,
+		Reached:      o.reached,
+	}
+	if err := (&enrollment.TokenReconciler{Options: opts}).SetupWithManager(mgr); err != nil {
+		return err
+	}
+	return (&enrollment.CSRReconciler{Options: opts}).SetupWithManager(ctx, mgr)
+}
