@@ -112,6 +112,12 @@ type AssignedPolicy struct {
 	// assignment is the signed order that tells the agent so.
 	// +required
 	Assignment Envelope `json:"assignment"`
+	// offlineAfterSeconds is the age of lastSeenTime at which this machine is
+	// offline: 4/3 × missed × interval of its policy. After a change to a shorter
+	// one the longer counts until the machine has applied it and was heard again.
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	OfflineAfterSeconds int32 `json:"offlineAfterSeconds,omitempty"`
 }
 
 // EndpointConnection is a session, or its absence.
