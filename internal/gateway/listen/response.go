@@ -1,0 +1,91 @@
+package listen
+
+import (
+	"bytes"
+	"net/http"
+	"strconv"
+	"sync"
+	"time"
+)
+
+// maxKept is the largest buffer that is kept for another answer.
+const maxKept = 64 << 10
+
+var responses = sync.Pool{New: func() any { return &response{header: http.Header{}} }}
+
+// response collects an answer, so that it is written in one piece with its length known.
+type response struct {
+	header http.Header
+	status int
+	body   bytes.Buffer
+	head   bytes.Buffer
+	toHead bool // the request was HEAD
+}
+
+// newResponse is an answer to r, which is nil if it could not be read.
+func newResponse(r *http.Request) *response {
+	w, _ := responses.Get().(*response) // the pool holds nothing else
+	w.toHead = r != nil && r.Method == http.MethodHead
+	return w
+}
+
+func (w *response) release() {
+	if w.body.Cap() > maxKept || w.head.Cap() > maxKept {
+		return
+	}
+	w.reset()
+	responses.Put(w)
+}
+
+func (w *response) reset() {
+	clear(w.header)
+	w.status = 0
+	w.body.Reset()
+	w.head.Reset()
+}
+
+// Header implements http.ResponseWriter.
+func (w *response) Header() http.Header { return w.header }
+
+// WriteHeader implements http.ResponseWriter. The first call counts.
+func (w *response) WriteHeader(status int) {
+	if w.status == 0 {
+		w.status = status
+	}
+}
+
+// Write implements http.ResponseWriter.
+func (w *response) Write(b []byte) (int, error) {
+	w.WriteHeader(http.StatusOK)
+	return w.body.Write(b)
+}
+
+// send writes the answer in one piece.
+func (w *response) send(c *conn, keep bool) error {
+	w.WriteHeader(http.StatusOK)
+	h := &w.head
+	h.WriteString("HTTP/1.1 ")
+	h.Write(strconv.AppendInt(h.AvailableBuffer(), int64(w.status), 10))
+	h.WriteString(" " + http.StatusText(w.status) + "\r\nDate: ")
+	h.Write(time.Now().UTC().AppendFormat(h.AvailableBuffer(), http.TimeFormat))
+	h.WriteString("\r\n")
+	w.header.Del("Content-Length")
+	w.header.Del("Connection")
+	_ = w.header.Write(h) // into memory; it replaces line breaks in values, so that no value can begin a line of its own
+	bare := w.status == http.StatusNoContent || w.status == http.StatusNotModified
+	if !bare {
+		h.WriteString("Content-Length: ")
+		h.Write(strconv.AppendInt(h.AvailableBuffer(), int64(w.body.Len()), 10))
+		h.WriteString("\r\n")
+	}
+	if !keep {
+		h.WriteString("Connection: close\r\n")
+	}
+	h.WriteString("\r\n")
+	if !bare && !w.toHead {
+		h.Write(w.body.Bytes())
+	}
+	c.writeDeadline()
+	_, err := c.stream.Write(h.Bytes())
+	return err
+}
