@@ -163,7 +163,7 @@ func attackers(t *testing.T) []attacker {
 		{"slow headers", 300, overTLS(func(ctx context.Context, c *tls.Conn) {
 			drip(ctx, c, "GET /agent/v1/trust HTTP/1.1\r\nX-Slow: "+strings.Repeat("x", 1000), 100*time.Millisecond)
 		})},
-		{"slow bodies", 600, overTLS(func(ctx context.Context, c *tls.Conn) {
+		{"slow bodies", 2000, overTLS(func(ctx context.Context, c *tls.Conn) {
 			_, _ = io.WriteString(c, "POST /agent/v1/enroll HTTP/1.1\r\nHost: g\r\nContent-Length: 16384\r\n\r\n"+strings.Repeat("x", 16000))
 			drip(ctx, c, "x", 200*time.Millisecond)
 		})},
@@ -185,7 +185,7 @@ func attackers(t *testing.T) []attacker {
 	}
 }
 
-// TestGoodAgentsBeatOnUnderAttack: 20 agents connect anew for every heartbeat while 2,000 hostile clients do their worst and come back when they
+// TestGoodAgentsBeatOnUnderAttack: 20 agents connect anew for every heartbeat while 3,400 hostile clients do their worst and come back when they
 // are shaken off. Ten agents have an address of their own: nothing must happen to them. Ten share the address of half of the attackers, and
 // must get through at some attempts.
 func TestGoodAgentsBeatOnUnderAttack(t *testing.T) {
