@@ -135,7 +135,8 @@ func TestFullMessagesAreGood(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			got := m.ProtoReflect().New().Interface().(Message)
+			got := k.full()
+			proto.Reset(got)
 			if err := codec.Unmarshal(b, got); err != nil {
 				t.Fatalf("%s in %s: %v", k.name, codec.ContentType(), err)
 			}
