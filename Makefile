@@ -13,23 +13,27 @@ LINT := $(BIN)/golangci-lint
 BUF := $(BIN)/buf
 PROTOC_GEN := $(BIN)/protoc-gen-go $(BIN)/protoc-gen-go-vtproto
 
+# built rather than `go run`: Ctrl-C must reach the demo itself, once
+DEMO = go build -o $(BIN)/demo ./hack/demo && exec $(BIN)/demo $(DEMO_FLAGS)
+GATEWAY_PORT ?= 8443
+
 ##@ Use it
 .PHONY: run env agents stop clean
 run: ## A real control plane, manager, gateway and an agent on this machine; Ctrl-C ends it (KUBECONFIG=... for your own cluster).
-	@go run ./hack/demo run
+	@$(DEMO) run --gateway-port=$(GATEWAY_PORT) $(if $(filter command line,$(origin KUBECONFIG)),--kubeconfig=$(KUBECONFIG))
 
 env: ## Print what puts kubectl and cytool on PATH, for: eval "$$(make env)"
-	@go run ./hack/demo env
+	@$(DEMO) env
 
 N ?= 50
 agents: ## Enrol N more agents beside `make run` (N=50).
-	@go run ./hack/demo agents -n $(N)
+	@$(DEMO) agents -n $(N)
 
 stop: ## Stop what `make run` and `make agents` started; their state stays in .run/.
-	@go run ./hack/demo stop
+	@$(DEMO) stop
 
 clean: ## Stop everything and forget it: .run/ and bin/. The built Kubernetes stays in your cache directory.
-	@go run ./hack/demo clean
+	@$(DEMO) clean
 	@rm -rf bin
 
 ##@ Work on it
@@ -56,6 +60,10 @@ fmt: $(GOFUMPT) ## Format Go code.
 T ?= 30s
 fuzz: ## Run every fuzz target for T each (T=30s).
 	@hack/fuzz.sh $(T)
+
+.PHONY: sslscan
+sslscan: ## Compare the running demo's gateway with what Debian's sslscan finds (apt-get install sslscan).
+	@hack/sslscan.sh 127.0.0.1:$(GATEWAY_PORT)
 
 .PHONY: help build
 help: ## This list.

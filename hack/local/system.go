@@ -1,6 +1,7 @@
 package local
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net"
@@ -20,10 +21,12 @@ const Namespace = "rollcall-system"
 type System struct {
 	// Admin makes the accounts' tokens and nothing else.
 	Admin *rest.Config
-	// Bin has the binaries; Dir gets kubeconfigs, tokens and logs (Dir/log).
-	Bin, Dir string
+	// Bin has the binaries; Dir gets kubeconfigs and tokens, LogDir a log of each process.
+	Bin, Dir, LogDir string
 	// GatewayAddress is host:port that agents dial.
 	GatewayAddress string
+	// ManagerProgram is the manager's binary in Bin; empty: rollcall-manager.
+	ManagerProgram string
 	// ManagerArgs and GatewayArgs are appended to the flags that every run needs.
 	ManagerArgs, GatewayArgs []string
 }
@@ -48,7 +51,7 @@ func (s System) StartManager(ctx context.Context) (*Process, error) {
 	if err != nil {
 		return nil, err
 	}
-	p, err := Start("manager", s.log("manager"), filepath.Join(s.Bin, "rollcall-manager"), append([]string{
+	p, err := Start("manager", s.log("manager"), filepath.Join(s.Bin, cmp.Or(s.ManagerProgram, "rollcall-manager")), append([]string{
 		"--kubeconfig=" + kubeconfig, "--namespace=" + Namespace,
 		"--gateway-url=https://" + s.GatewayAddress, "--gateway-names=localhost,127.0.0.1," + host,
 		"--gateway-token-file=" + s.gatewayToken(),
@@ -115,7 +118,7 @@ func (s System) LaunchGateway(name, address string) (*Process, func(context.Cont
 
 func (s System) gatewayToken() string { return filepath.Join(s.Dir, "gateway.token") }
 
-func (s System) log(name string) string { return filepath.Join(s.Dir, "log", name+".log") }
+func (s System) log(name string) string { return filepath.Join(s.LogDir, name+".log") }
 
 // Healthy asks a health route and returns nil if it answers 200.
 func Healthy(ctx context.Context, url string) error {

@@ -1,0 +1,113 @@
+// Command test is `make test`: it starts one real control plane for the whole run, builds the programs in the flavour that is tested, runs
+// every package's tests, reads the audit log, and says what the run cost.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/rollcall-dev/rollcall/hack/controlplane"
+	"github.com/rollcall-dev/rollcall/test/audit"
+	"github.com/rollcall-dev/rollcall/test/harness"
+)
+
+// budget of a run on 2 cores, without the control plane's one-time build.
+const budget = 10 * time.Minute
+
+func main() {
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, os.Stdout, flag.Args()); err != nil {
+		fmt.Fprintln(os.Stderr, "make test:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, out io.Writer, args []string) error {
+	if _, err := controlplane.Ensure(ctx, controlplane.Options{Out: out}); err != nil {
+		return err
+	}
+	began := time.Now()
+	dir, err := os.MkdirTemp("", "rollcall-test-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir) //nolint:errcheck // a temporary directory
+	step := func(what string) { fmt.Fprintf(out, "make test: %s (%.0fs)\n", what, time.Since(began).Seconds()) }
+
+	step("building the programs with -race")
+	if err := buildAll(ctx, out, filepath.Join(dir, "bin")); err != nil {
+		return err
+	}
+	step("starting the control plane that the tests share")
+	api, err := harness.Start(ctx, filepath.Join(dir, "cluster"))
+	if err != nil {
+		return err
+	}
+	defer api.ControlPlane.Stop() //nolint:errcheck // the run's verdict is made already
+
+	if len(args) == 0 {
+		args = []string{"./..."}
+	}
+	step("go test -race " + strings.Join(args, " "))
+	env := []string{harness.Env + "=" + filepath.Join(dir, "cluster"), harness.BinEnv + "=" + filepath.Join(dir, "bin")}
+	testErr := goTool(ctx, out, ".", env, append([]string{"test", "-race", "-timeout=15m"}, args...)...)
+
+	step("reading the audit log")
+	if err := checkAudit(out, api.AuditLog); err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "make test: %.0fs of the %.0fs that a run may take\n", time.Since(began).Seconds(), budget.Seconds())
+	return testErr
+}
+
+func buildAll(ctx context.Context, out io.Writer, bin string) error {
+	for _, p := range harness.Programs {
+		if err := goTool(ctx, out, ".", nil, p.BuildArgs(filepath.Join(bin, p.Name))...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func goTool(ctx context.Context, out io.Writer, dir string, env []string, args ...string) error {
+	cmd := exec.CommandContext(ctx, "go", args...)
+	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = dir, append(os.Environ(), env...), out, out
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("go %s: %w", args[0], err)
+	}
+	return nil
+}
+
+// checkAudit looks at every write of our kinds in the shared log. The tests' people are service accounts named "person".
+func checkAudit(out io.Writer, log string) error {
+	writes, bad := 0, 0
+	err := audit.Read(log, func(e audit.Event) {
+		if e.Wrote() && e.ObjectRef.APIGroup == "rollcall.dev" {
+			writes++
+		}
+		if v := audit.Violation(e, func(user string) bool { return strings.HasSuffix(user, ":person") }); v != "" {
+			bad++
+			fmt.Fprintln(out, "audit:", v)
+		}
+	})
+	if err != nil {
+		return err
+	}
+	if bad > 0 {
+		return fmt.Errorf("%d of %d writes to our kinds were by somebody who may not make them: see above", bad, writes)
+	}
+	fmt.Fprintf(out, "audit: %d writes to our kinds, every one by whom it is for\n", writes)
+	return nil
+}
