@@ -5,24 +5,16 @@ package policy
 import (
 	"cmp"
 	"fmt"
-	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/utils/ptr"
 
 	"github.com/rollcall-dev/rollcall/api/v1alpha1"
-	"github.com/rollcall-dev/rollcall/internal/liveness"
-)
-
-// Defaults of an endpoint that no policy says otherwise about.
-const (
-	DefaultInterval = 5 * time.Minute
-	DefaultMissed   = 3
 )
 
 // For is the policy that an endpoint with these labels obeys: the one with the highest priority, of equal ones the older, then the first by
-// name; nil where none selects it. A policy that cannot be read selects nothing, unless an earlier state of it is signed and in use.
+// name; nil where none selects it. A policy that is not signed yet, or being deleted, selects nothing: no agent could obey it.
 func For(endpoint map[string]string, policies []v1alpha1.EndpointPolicy) *v1alpha1.EndpointPolicy {
 	var best *v1alpha1.EndpointPolicy
 	for i := range policies {
@@ -43,15 +35,11 @@ func before(a, b *v1alpha1.EndpointPolicy) bool {
 }
 
 func selects(p *v1alpha1.EndpointPolicy, endpoint map[string]string) bool {
-	selector, err := Selector(p.Spec.Selector)
-	if err != nil || !selector.Matches(labels.Set(endpoint)) || p.DeletionTimestamp != nil {
+	if p.Status.Order == nil || p.DeletionTimestamp != nil {
 		return false
 	}
-	if p.Status.Order != nil {
-		return true
-	}
-	_, err = Settings(&p.Spec)
-	return err == nil
+	selector, err := Selector(p.Spec.Selector)
+	return err == nil && selector.Matches(labels.Set(endpoint))
 }
 
 // Selector is s in the form that matches labels. Its errors name the requirement that is not one.
@@ -69,7 +57,7 @@ func Selector(s *v1alpha1.EndpointSelector) (labels.Selector, error) {
 			values[i] = string(v)
 		}
 		generic.MatchExpressions = append(generic.MatchExpressions, metav1.LabelSelectorRequirement{
-			Key: r.Key, Operator: metav1.LabelSelectorOperator(r.Operator), Values: values,
+			Key: r.Key, Operator: r.Operator, Values: values,
 		})
 	}
 	selector, err := metav1.LabelSelectorAsSelector(generic)
@@ -77,39 +65,4 @@ func Selector(s *v1alpha1.EndpointSelector) (labels.Selector, error) {
 		return nil, fmt.Errorf("spec.selector: %w", err)
 	}
 	return selector, nil
-}
-
-// Pace is how often an endpoint speaks, and how long a silence means that it is offline.
-type Pace struct {
-	Interval     time.Duration
-	OfflineAfter time.Duration
-}
-
-// PaceOf is what p demands; nil is the defaults.
-func PaceOf(p *v1alpha1.EndpointPolicy) Pace {
-	interval, missed := DefaultInterval, DefaultMissed
-	if p != nil && p.Spec.Heartbeat != nil {
-		h := p.Spec.Heartbeat
-		if h.IntervalSeconds != nil {
-			interval = time.Duration(*h.IntervalSeconds) * time.Second
-		}
-		missed = int(ptr.Deref(h.Missed, DefaultMissed))
-	}
-	return Pace{interval, liveness.OfflineAt(time.Time{}, interval, missed).Sub(time.Time{})}
-}
-
-// Adopt is the pace to judge an endpoint by: known, or what its policy demands now.
-//
-// A longer one counts at once. A shorter one counts only when the endpoint is known to have applied the policy, and lastSeen leaves it the
-// time to be heard again before the new deadline: a policy that was just changed makes nobody look offline.
-func (demanded Pace) Adopt(known Pace, applied bool, lastSeen, now time.Time) Pace {
-	if known.OfflineAfter == 0 {
-		return demanded
-	}
-	if demanded.OfflineAfter < known.OfflineAfter {
-		if heard := now.Add(demanded.Interval * 4 / 3); !applied || heard.After(lastSeen.Add(demanded.OfflineAfter)) {
-			return known
-		}
-	}
-	return demanded
 }

@@ -2,10 +2,10 @@ package policy
 
 import (
 	"crypto"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
+	_ "time/tzdata" // the zones of maintenance windows are judged alike in an image without them
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -25,10 +25,10 @@ func Settings(spec *v1alpha1.EndpointPolicySpec) (*agentv1.Policy, error) {
 		p.HeartbeatInterval, p.ReportInterval = seconds(h.IntervalSeconds), seconds(h.ReportIntervalSeconds)
 	}
 	if c := spec.CommandChannel; c != nil {
-		p.WebsocketDisabled, p.PingInterval = c.Mode == "HeartbeatOnly", seconds(c.PingIntervalSeconds)
+		p.WebsocketDisabled, p.PingInterval = c.Mode == v1alpha1.CommandChannelHeartbeatOnly, seconds(c.PingIntervalSeconds)
 	}
 	if l := spec.LogCollection; l != nil {
-		p.LogCollectionDisabled = l.Mode == "Disabled"
+		p.LogCollectionDisabled = l.Mode == v1alpha1.LogCollectionDisabled
 	}
 	if a := spec.Actions; a != nil {
 		for _, t := range a.Disabled {
@@ -49,7 +49,7 @@ func Settings(spec *v1alpha1.EndpointPolicySpec) (*agentv1.Policy, error) {
 		p.DownloadBytesPerSecond = uint64(ptr.Deref(t.DownloadKiBPerSecond, 0)) << 10 //nolint:gosec // at most 1 GiB by the API
 	}
 	if u := spec.Upgrade; u != nil {
-		p.UpgradeAutomatic = u.Mode == "Automatic"
+		p.UpgradeAutomatic = u.Mode == v1alpha1.UpgradeAutomatic
 		for i, w := range u.Windows {
 			window, err := newWindow(w)
 			if err != nil {
@@ -76,25 +76,23 @@ func newWindow(w v1alpha1.MaintenanceWindow) (*agentv1.MaintenanceWindow, error)
 	}
 	for i, day := range weekdays {
 		if slices.Contains(w.Days, day) {
-			out.Days = append(out.Days, uint32(i)) //nolint:gosec // 0..6
+			out.Days = append(out.Days, uint32(i))
 		}
 	}
 	return out, nil
 }
 
-// Sign is a policy as agents get it. It is before, unless the settings have changed since: then the revision is one higher, which a change
-// of selector or priority is no reason for. Where before is not signed by this key, or is of another fleet or policy, it is signed anew.
+// Sign is a policy as agents get it, and its revision. It is before, unless the settings have changed since, or before was signed by another
+// key or for another fleet: then the revision is one higher, for agents take no other. A change of selector or priority is no reason.
 func Sign(orders crypto.Signer, before *agentv1.Envelope, fleetID, policyID string, settings *agentv1.Policy, now time.Time) (*agentv1.Envelope, int64, error) {
 	was := &agentv1.Policy{}
 	valid := reopen(before, envelope.Policy, was, orders)
 	next := proto.CloneOf(settings)
 	next.FleetId, next.PolicyId, next.Revision, next.IssuedAt = fleetID, policyID, was.GetRevision(), was.GetIssuedAt()
-	if proto.Equal(was, next) && valid {
+	if valid && proto.Equal(was, next) {
 		return before, revision(was), nil
 	}
-	if !proto.Equal(was, next) {
-		next.Revision++
-	}
+	next.Revision++
 	next.IssuedAt = later(now, was.GetIssuedAt())
 	e, err := envelope.Seal(orders, envelope.Policy, next)
 	return e, revision(next), err
@@ -112,18 +110,6 @@ func Assign(orders crypto.Signer, before *agentv1.Envelope, to *agentv1.Assignme
 	}
 	next.IssuedAt = later(now, was.GetIssuedAt())
 	return envelope.Seal(orders, envelope.Assignment, next)
-}
-
-// Revision reads the policy and revision in an order that was signed here, without verifying it again.
-func Revision(e *agentv1.Envelope) (policyID string, rev int64, err error) {
-	if e == nil {
-		return "", 0, errors.New("there is no order")
-	}
-	p := &agentv1.Policy{}
-	if err := envelope.Parse(e.GetPayload(), p); err != nil {
-		return "", 0, err
-	}
-	return p.GetPolicyId(), revision(p), nil
 }
 
 // reopen reads an order that was issued before, whoever signed it: times go on from it. It tells whether this key signed it.
