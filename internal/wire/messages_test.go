@@ -2,6 +2,7 @@ package wire
 
 import (
 	"crypto/ed25519"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -72,9 +73,15 @@ type checked struct {
 
 func kind[M Message](full func() M, check func(M) error) checked {
 	return checked{
-		name:  string(full().ProtoReflect().Descriptor().Name()),
-		full:  func() Message { return full() },
-		check: func(m Message) error { return check(m.(M)) },
+		name: string(full().ProtoReflect().Descriptor().Name()),
+		full: func() Message { return full() },
+		check: func(m Message) error {
+			one, ok := m.(M)
+			if !ok {
+				return fmt.Errorf("%T instead", m)
+			}
+			return check(one)
+		},
 	}
 }
 
