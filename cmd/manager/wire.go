@@ -73,7 +73,7 @@ func addEnrollment(ctx context.Context, mgr ctrl.Manager, o *options, fleet *key
 	}
 	opts := enrollment.Options{
 		Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Events: mgr.GetEventRecorder(component),
-		FleetID: fleet.ID, Fleet: fleet, AgentCA: fleet.AgentCA, Orders: fleet.Orders,
+		FleetID: fleet.ID, Fleet: fleet, AgentCA: fleet.AgentCA,
 		GatewayURL:          o.gatewayURL,
 		CertificateLifetime: o.certificateLifetime, RenewalGrace: o.renewalGrace, PreviousKeyLifetime: o.previousKey,
 		CSRRetention: o.csrRetention,
@@ -82,5 +82,5 @@ func addEnrollment(ctx context.Context, mgr ctrl.Manager, o *options, fleet *key
 	if err := (&enrollment.TokenReconciler{Options: opts}).SetupWithManager(mgr); err != nil {
 		return err
 	}
-	return (&enrollment.CSRReconciler{Options: opts}).SetupWithManager(ctx, mgr)
+	return (&enrollment.CSRReconciler{Options: opts}).SetupWithManager(mgr)
 }

@@ -16,7 +16,6 @@ import (
 	"k8s.io/client-go/util/workqueue"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
-	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/log"
@@ -54,11 +53,7 @@ type CSRReconciler struct {
 }
 
 // SetupWithManager registers the controller.
-func (r *CSRReconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager) error {
-	// Policies are read, but not watched for.
-	if _, err := mgr.GetCache().GetInformer(ctx, &v1alpha1.EndpointPolicy{}, cache.BlockUntilSynced(false)); err != nil {
-		return err
-	}
+func (r *CSRReconciler) SetupWithManager(mgr ctrl.Manager) error {
 	ours := predicate.NewPredicateFuncs(func(o client.Object) bool {
 		c, ok := o.(*certv1.CertificateSigningRequest)
 		return ok && c.Spec.SignerName == csr.AgentSigner

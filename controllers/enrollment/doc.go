@@ -57,8 +57,6 @@ type Options struct {
 	FleetID string
 	Fleet   Fleet
 	AgentCA Issuer
-	// Orders signs assignments.
-	Orders crypto.Signer
 
 	// GatewayURL is where an install line sends agents.
 	GatewayURL string

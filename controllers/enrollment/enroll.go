@@ -14,12 +14,9 @@ import (
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	agentv1 "github.com/rollcall-dev/rollcall/api/agent/v1"
 	"github.com/rollcall-dev/rollcall/api/v1alpha1"
 	"github.com/rollcall-dev/rollcall/internal/csr"
 	"github.com/rollcall-dev/rollcall/internal/identity"
-	"github.com/rollcall-dev/rollcall/internal/order"
-	"github.com/rollcall-dev/rollcall/internal/policy"
 )
 
 // findToken looks the token up that the enrolment says it uses.
@@ -254,34 +251,11 @@ func (r *CSRReconciler) bindIdentity(ctx context.Context, s *request) error {
 			ID: s.claim.IdentityID, PublicKeys: [][]byte{s.csr.SPKI}, MachineID: v1alpha1.Text(s.enrollment.GetMachineId()),
 			EnrolledTime: now, TokenName: v1alpha1.LocalName(s.token.Name),
 		}
-		status.Connection, status.LastSeenTime, status.Agent, status.Inventory = nil, nil, nil, nil
+		status.Policy, status.Connection, status.LastSeenTime, status.Agent, status.Inventory = nil, nil, nil, nil, nil
 		meta.RemoveStatusCondition(&status.Conditions, v1alpha1.EndpointIdentityConflict)
-		if err := r.assign(ctx, s.endpoint); err != nil {
-			return err
-		}
 	}
 	r.date(status.Identity)
 	return r.patchStatus(ctx, before, s.endpoint, "bound identity")
-}
-
-// assign picks the policy that the Endpoint obeys from its first heartbeat on. From then on the endpoint controller does.
-func (r *CSRReconciler) assign(ctx context.Context, ep *v1alpha1.Endpoint) error {
-	var policies v1alpha1.EndpointPolicyList
-	if err := r.Client.List(ctx, &policies, client.InNamespace(ep.Namespace)); err != nil {
-		return err
-	}
-	to := &agentv1.Assignment{Namespace: ep.Namespace, FleetId: r.FleetID, IdentityId: ep.Status.Identity.ID}
-	assigned := &v1alpha1.AssignedPolicy{}
-	if p := policy.For(ep.Labels, policies.Items); p != nil && p.Status.Order != nil {
-		to.PolicyId, assigned.Name = string(p.UID), v1alpha1.LocalName(p.Name)
-	}
-	e, err := policy.Assign(r.Orders, nil, to, r.now())
-	if err != nil {
-		return err
-	}
-	assigned.Assignment = order.ToResource(e)
-	ep.Status.Policy = assigned
-	return nil
 }
 
 // settle takes the marks of an unfinished enrolment off an Endpoint that it created, and the managedFields, which cost more than the status.
