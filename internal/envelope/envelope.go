@@ -214,7 +214,7 @@ func ParseKey(spki []byte) (crypto.PublicKey, error) {
 func verifies(key crypto.PublicKey, message, sig []byte) bool {
 	switch k := key.(type) {
 	case ed25519.PublicKey:
-		return len(sig) == ed25519.SignatureSize && ed25519.Verify(k, message, sig)
+		return ed25519.Verify(k, message, sig)
 	case *ecdsa.PublicKey:
 		sum := sha256.Sum256(message)
 		return k.Curve == elliptic.P256() && ecdsa.VerifyASN1(k, sum[:], sig)

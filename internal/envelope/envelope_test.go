@@ -99,6 +99,16 @@ func TestVerify(t *testing.T) {
 	}
 }
 
+func TestOtherCurvesDoNotVerify(t *testing.T) {
+	key, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := Verify(mustSign(t, key, Policy, `{}`), Policy, key.Public()); !errors.Is(err, ErrSignature) {
+		t.Errorf("a signature by P-384: %v", err)
+	}
+}
+
 func TestOneGoodSignatureIsEnough(t *testing.T) {
 	e := mustSign(t, p256(t), Beacon, `{}`)
 	e.Signatures = append(e.Signatures, mustSign(t, seeded, Beacon, `{}`).Signatures...)

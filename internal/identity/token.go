@@ -78,11 +78,14 @@ func ParseToken(s string) (Token, error) {
 		return Token{}, fmt.Errorf("%w: the last part is no trust version", errToken)
 	}
 	t.TrustVersion = v
+	if t.Reveal() != s {
+		return Token{}, fmt.Errorf("%w: it is damaged", errToken)
+	}
 	return t, nil
 }
 
 func decode32(s string, to *[32]byte) bool {
-	b, err := base64.RawURLEncoding.Strict().DecodeString(s)
+	b, err := base64.RawURLEncoding.DecodeString(s)
 	return err == nil && copy(to[:], b) == len(to) && len(b) == len(to)
 }
 

@@ -83,6 +83,8 @@ func TestTokenIsRefused(t *testing.T) {
 		{with(2, "/"+parts[2][1:]), "damaged"},
 		{with(3, parts[3]+"="), "damaged"},
 		{with(3, parts[3][:42]+"B"), "damaged"}, // bits that carry nothing
+		{with(2, parts[2][:20]+"\n"+parts[2][20:]), "damaged"},
+		{with(4, "01"), "damaged"},
 		{with(4, "0"), "trust version"},
 		{with(4, "-1"), "trust version"},
 		{with(4, "18446744073709551616"), "trust version"},

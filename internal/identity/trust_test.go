@@ -39,6 +39,7 @@ func TestFirstTrust(t *testing.T) {
 	withOurs.Keys = append(withOurs.Keys, f.bundle(t, 1).Keys[0])
 	orderOnly := f.bundle(t, 1)
 	orderOnly.Keys[0].Uses = []agentv1.KeyUse{agentv1.KeyUse_KEY_USE_ORDERS}
+	orderOnly.Keys[1].Uses = []agentv1.KeyUse{agentv1.KeyUse_KEY_USE_ROOT}
 	for name, e := range map[string]*agentv1.Envelope{
 		"of another fleet":                     foreign.trust(t, 1),
 		"that names the pinned root in vain":   seal(t, foreign.root, envelope.Trust, withOurs),
