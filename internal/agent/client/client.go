@@ -52,6 +52,7 @@ type Client struct {
 	server Server
 	http   *http.Client
 	time   atomic.Pointer[time.Time]
+	suite  string
 }
 
 // New makes a client that believes roots alone. cert is the agent's, nil before it has one. A new certificate needs a new client: TLS
@@ -71,6 +72,9 @@ func New(server Server, roots *x509.CertPool, cert *tls.Certificate) *Client {
 
 // Close lets the connection go.
 func (c *Client) Close() { c.http.CloseIdleConnections() }
+
+// CipherSuite of the last connection, "" before the first.
+func (c *Client) CipherSuite() string { return c.suite }
 
 // Accepted is why a certificate did not come yet: the same request is to be repeated.
 type Accepted struct{ RetryAfter time.Duration }
@@ -133,6 +137,7 @@ func (c *Client) exchange(ctx context.Context, m Moment, path string, body []byt
 	if err != nil {
 		return nil, explain(c.server, err)
 	}
+	c.suite = a.suite
 	return a, a.problem()
 }
 
@@ -164,6 +169,7 @@ type answer struct {
 	contentType string
 	retryAfter  time.Duration
 	body        []byte
+	suite       string
 }
 
 func roundTrip(client *http.Client, server Server, req *http.Request, limit int64) (*answer, error) {
@@ -185,6 +191,9 @@ func roundTrip(client *http.Client, server Server, req *http.Request, limit int6
 		return nil, problem.New(problem.ReplyMalformed, "The answer has more than "+strconv.FormatInt(limit, 10)+" bytes.")
 	}
 	a := &answer{status: resp.StatusCode, contentType: resp.Header.Get("Content-Type"), body: body}
+	if resp.TLS != nil {
+		a.suite = tls.CipherSuiteName(resp.TLS.CipherSuite)
+	}
 	if seconds, err := strconv.ParseUint(resp.Header.Get("Retry-After"), 10, 16); err == nil {
 		a.retryAfter = time.Duration(seconds) * time.Second
 	}

@@ -1,7 +1,6 @@
 package client
 
 import (
-	"bufio"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -12,7 +11,6 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -181,58 +179,23 @@ func TestUnreachable(t *testing.T) {
 	}
 }
 
-// connectProxy tunnels to any address, and answers status where that is set.
-func connectProxy(t *testing.T, status *atomic.Int32, tunnels *atomic.Int32) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Method != http.MethodConnect {
-			t.Errorf("the proxy got %s %s", r.Method, r.URL)
-		}
-		if s := status.Load(); s != 0 {
-			w.WriteHeader(int(s))
-			return
-		}
-		up, err := (&net.Dialer{}).DialContext(r.Context(), "tcp", r.Host)
-		if err != nil {
-			w.WriteHeader(http.StatusBadGateway)
-			return
-		}
-		tunnels.Add(1)
-		down, buffered, err := http.NewResponseController(w).Hijack()
-		if err != nil {
-			t.Error(err)
-			return
-		}
-		_, _ = io.WriteString(down, "HTTP/1.1 200 Connection established\r\n\r\n")
-		go pipe(up, down, buffered)
-		pipe(down, up, bufio.NewReadWriter(bufio.NewReader(up), nil))
-	})
-}
-
-func pipe(to, from net.Conn, r *bufio.ReadWriter) {
-	_, _ = io.Copy(to, r)
-	_ = to.Close()
-	_ = from.Close()
-}
-
 func TestProxy(t *testing.T) {
 	f := fleettest.New(t, time.Now)
 	g := f.Serve(t)
-	var status, tunnels atomic.Int32
-	proxy := httptest.NewServer(connectProxy(t, &status, &tunnels))
-	defer proxy.Close()
-	through, err := ParseProxy(strings.Replace(proxy.URL, "http://", "http://user:secret@", 1), g.URL)
+	proxy := fleettest.NewProxy(t)
+	through, err := ParseProxy(strings.Replace(proxy.URL.String(), "http://", "http://user:secret@", 1), g.URL)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if p := beat(dial(t, f, Server{URL: g.URL, Proxy: through}), moment()); p == nil || p.Name != wire.CertificateRequired || tunnels.Load() != 1 {
-		t.Errorf("through the proxy: %v, %d tunnels", p, tunnels.Load())
+	if p := beat(dial(t, f, Server{URL: g.URL, Proxy: through}), moment()); p == nil || p.Name != wire.CertificateRequired || proxy.Tunnels.Load() != 1 {
+		t.Errorf("through the proxy: %v, %d tunnels", p, proxy.Tunnels.Load())
 	}
-	status.Store(http.StatusProxyAuthRequired)
+	proxy.Refuse.Store(http.StatusProxyAuthRequired)
 	p := beat(dial(t, f, Server{URL: g.URL, Proxy: through}), moment())
 	if p == nil || p.Name != problem.ProxyRefused || !strings.Contains(p.Detail, "407") || strings.Contains(p.Detail, "secret") {
 		t.Errorf("refused by the proxy: %v", p)
 	}
-	proxy.Close()
+	proxy.Stop()
 	p = beat(dial(t, f, Server{URL: g.URL, Proxy: through}), moment())
 	if p == nil || p.Name != problem.ProxyRefused || !strings.Contains(p.Detail, "cannot be reached") {
 		t.Errorf("without the proxy: %v", p)

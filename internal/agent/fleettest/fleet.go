@@ -139,7 +139,7 @@ func NewCA(t testing.TB, name string) CA {
 // Sign signs a certificate for key.
 func (ca CA) Sign(t testing.TB, key crypto.PublicKey, template *x509.Certificate) *x509.Certificate {
 	t.Helper()
-	serial, err := rand.Int(rand.Reader, big.NewInt(1<<62))
+	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 126))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -11,10 +11,12 @@ import (
 	"log"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -79,7 +81,7 @@ type Gateway struct {
 // Serve starts a gateway that the fleet trusts.
 func (f *Fleet) Serve(t testing.TB) *Gateway {
 	t.Helper()
-	return f.ServeWith(t, f.ServerCA, Serving(f.Now().Add(-time.Hour), f.Now().Add(72*time.Hour)))
+	return f.ServeWith(t, f.ServerCA, Serving(f.Now().Add(-time.Hour), f.Now().Add(365*24*time.Hour)))
 }
 
 // ServeWith starts a gateway with a certificate of another CA, or another one of the same.
@@ -309,4 +311,65 @@ func (g *Gateway) decode(r *http.Request, m wire.Message) *wire.Problem {
 		return &wire.Problem{Name: wire.Malformed, Detail: err.Error()}
 	}
 	return nil
+}
+
+// Proxy is an HTTP CONNECT proxy that counts its tunnels.
+type Proxy struct {
+	URL     *url.URL
+	Tunnels atomic.Int32
+	// Refuse, where it is set, is the status that CONNECT is answered with.
+	Refuse atomic.Int32
+	server *httptest.Server
+}
+
+// NewProxy starts one.
+func NewProxy(t testing.TB) *Proxy {
+	t.Helper()
+	p := &Proxy{}
+	p.server = httptest.NewServer(p)
+	t.Cleanup(p.server.Close)
+	u, err := url.Parse(p.server.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.URL = u
+	return p
+}
+
+// Stop ends the proxy.
+func (p *Proxy) Stop() { p.server.Close() }
+
+func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if status := int(p.Refuse.Load()); status != 0 || r.Method != http.MethodConnect {
+		w.WriteHeader(max(status, http.StatusMethodNotAllowed))
+		return
+	}
+	up, err := (&net.Dialer{}).DialContext(r.Context(), "tcp", r.Host)
+	if err != nil {
+		w.WriteHeader(http.StatusBadGateway)
+		return
+	}
+	down, buffered, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		_ = up.Close()
+		return
+	}
+	p.Tunnels.Add(1)
+	_, _ = io.WriteString(down, "HTTP/1.1 200 Connection established\r\n\r\n")
+	go pipe(up, down, buffered)
+	pipe(down, up, up)
+}
+
+func pipe(to, from net.Conn, r io.Reader) {
+	_, _ = io.Copy(to, r)
+	_ = to.Close()
+	_ = from.Close()
+}
+
+// Raw answers 200 with a body as it is.
+func Raw(contentType string, body []byte) Answer {
+	return func(w http.ResponseWriter, _ *http.Request, _ http.HandlerFunc) {
+		w.Header().Set("Content-Type", contentType)
+		_, _ = w.Write(body)
+	}
 }

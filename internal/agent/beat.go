@@ -1,0 +1,190 @@
+package agent
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"slices"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	agentv1 "github.com/rollcall-dev/rollcall/api/agent/v1"
+	"github.com/rollcall-dev/rollcall/internal/agent/client"
+	"github.com/rollcall-dev/rollcall/internal/agent/orders"
+	"github.com/rollcall-dev/rollcall/internal/agent/problem"
+	"github.com/rollcall-dev/rollcall/internal/envelope"
+	"github.com/rollcall-dev/rollcall/internal/liveness"
+	"github.com/rollcall-dev/rollcall/internal/wire"
+)
+
+// maxStreak is how many heartbeats may follow each other at once.
+const maxStreak = 10
+
+// sections are the tags of the parts of a heartbeat that are sent when they have changed.
+type sections struct{ capabilities, inventory string }
+
+// heartbeat says what this machine is, and takes what the fleet has to say.
+func (e *Engine) heartbeat(ctx context.Context) (time.Duration, error) {
+	if err := e.ensureTrust(ctx, 0); err != nil {
+		return 0, err
+	}
+	beat, tags := e.compose(ctx)
+	reply, err := e.connection().Heartbeat(ctx, e.moment(), beat)
+	if err != nil {
+		if problem.Of(err).Name == wire.PayloadTooLarge {
+			e.slim = true // less next time, rather than nothing for ever
+		}
+		return 0, err
+	}
+	received := e.Host.Clock()
+	e.told, e.asked, e.trustAsked = tags, sections{}, false
+	e.gateway = reply.GetGateway()
+	e.acceptedAt = received.Boot
+	before := e.book.Policy()
+	e.listen(ctx, reply, received)
+	e.save()
+	e.scheduleRenewal()
+	e.Log.V(1).Info("heartbeat accepted", "gateway", e.gateway)
+	if changed := !proto.Equal(before, e.book.Policy()); (reply.GetMore() || changed) && e.streak < maxStreak {
+		if changed {
+			e.Log.Info("policy changed", "policy", e.book.Policy().GetPolicyId(), "revision", e.book.Policy().GetRevision(), "interval", e.interval().String())
+		}
+		e.streak++
+		return 0, nil
+	}
+	e.streak = 0
+	return jitter(e.interval(), 0.1, e.Random()), nil
+}
+
+// compose is a heartbeat, and the tags of its sections.
+func (e *Engine) compose(ctx context.Context) (*agentv1.Heartbeat, sections) {
+	r := e.Host.Clock()
+	machine, boot := e.Host.IDs()
+	beat := &agentv1.Heartbeat{
+		Agent: &agentv1.AgentInfo{
+			Version: e.Version, Platform: e.Platform, InstanceId: e.instance, Epoch: e.kept.GetEpoch(), MachineId: machine, BootId: boot,
+			JournalId: e.kept.GetJournalId(), JournalCreatedAt: asTimestamp(e.journalCreated),
+		},
+		SentAt: timestamppb.New(r.Wall), TrustVersion: e.book.Trust.Version, AssignmentIssuedAt: asTimestamp(e.book.AssignedAt()),
+		PolicyId: e.book.Policy().GetPolicyId(), PolicyRevision: e.book.Policy().GetRevision(),
+		State: &agentv1.EndpointState{ProxyUrl: client.ProxyName(e.Proxy)}, Vitals: e.Host.Vitals(ctx),
+		RejectedOrders: e.rejected, LastRejection: e.lastRejection,
+	}
+	if e.clock.Anchored() {
+		age, _ := e.clock.BeaconAge(r)
+		beat.BeaconAge = durationpb.New(bounded(max(0, age)))
+		beat.ClockSkew = durationpb.New(bounded(e.clock.Skew()))
+	}
+	capabilities, inventory := &agentv1.Capabilities{Names: capabilities()}, e.Host.Inventory(ctx)
+	tags := sections{tag(capabilities), tag(withoutFree(inventory))}
+	beat.CapabilitiesTag, beat.InventoryTag = tags.capabilities, tags.inventory
+	if tags.capabilities != e.told.capabilities || e.asked.capabilities != "" {
+		beat.Capabilities = capabilities
+	}
+	if (tags.inventory != e.told.inventory || e.asked.inventory != "") && !e.slim {
+		beat.Inventory = inventory
+	}
+	return beat, tags
+}
+
+// capabilities are the types of action that this agent can do: none yet.
+func capabilities() []string { return nil }
+
+func bounded(d time.Duration) time.Duration { return min(max(d, -wire.MaxSkew), wire.MaxSkew) }
+
+// withoutFree leaves out what changes by the minute, so that the tag does not.
+func withoutFree(i *agentv1.Inventory) *agentv1.Inventory {
+	i, _ = proto.Clone(i).(*agentv1.Inventory) // a clone has the type of its original
+	for _, d := range i.GetDisks() {
+		d.Free = 0
+	}
+	return i
+}
+
+func tag(m wire.Message) string {
+	b, err := m.MarshalVT()
+	if err != nil {
+		return ""
+	}
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:8])
+}
+
+// listen takes the beacon, the time and the orders of an answer.
+func (e *Engine) listen(ctx context.Context, reply *agentv1.HeartbeatReply, received liveness.Reading) {
+	if b := reply.GetBeacon(); b != nil {
+		e.judge(ctx, b, func() error { return e.takeBeacon(ctx, b, received) })
+	}
+	if t := reply.GetServerTime(); t != nil {
+		e.clock.Hint(t.AsTime(), received)
+	}
+	if e.clock.Anchored() && e.journalCreated.IsZero() {
+		e.journalCreated = e.clock.SignedNow(received)
+	}
+	list := slices.Clone(reply.GetOrders())
+	slices.SortStableFunc(list, func(a, b *agentv1.Envelope) int { return cmp.Compare(rank(a), rank(b)) })
+	for _, o := range list {
+		e.judge(ctx, reply.GetBeacon(), func() error {
+			issued, changed, err := e.book.Obey(o)
+			if err == nil && changed {
+				e.clock.Order(issued)
+			}
+			return err
+		})
+	}
+	for _, s := range reply.GetSend() {
+		switch s {
+		case agentv1.Section_SECTION_CAPABILITIES:
+			e.asked.capabilities = "asked"
+		case agentv1.Section_SECTION_INVENTORY:
+			e.asked.inventory, e.slim = "asked", false
+		}
+	}
+}
+
+// rank puts orders into the order in which they are obeyed.
+func rank(e *agentv1.Envelope) int {
+	return slices.Index([]string{string(envelope.Assignment), string(envelope.Policy)}, e.GetPayloadType())
+}
+
+func (e *Engine) takeBeacon(ctx context.Context, b *agentv1.Envelope, received liveness.Reading) error {
+	m, err := e.book.Beacon(b)
+	if err != nil {
+		return err
+	}
+	if m.GetTrustVersion() > e.book.Trust.Version {
+		e.askForTrust(ctx, b)
+	}
+	e.clock.Beacon(m.GetIssuedAt().AsTime(), received)
+	return nil
+}
+
+// judge obeys an order. One by an unknown key is judged again if there is newer trust, which is asked for once per beacon. What is refused is
+// counted and shown.
+func (e *Engine) judge(ctx context.Context, beacon *agentv1.Envelope, obey func() error) {
+	err := obey()
+	if orders.IsUnsigned(err) && e.askForTrust(ctx, beacon) {
+		err = obey()
+	}
+	if err != nil {
+		e.rejected++
+		e.lastRejection = wire.CutText(err.Error(), wire.MaxReason)
+		e.Log.Info("an order was refused: "+err.Error(), "gateway", e.gateway, "reason", e.lastRejection)
+	}
+}
+
+// askForTrust asks once per beacon, and tells whether newer trust came.
+func (e *Engine) askForTrust(ctx context.Context, beacon *agentv1.Envelope) bool {
+	sum := sha256.Sum256(beacon.GetPayload())
+	if key := string(sum[:]); key != e.judgedByBeacon {
+		e.judgedByBeacon = key
+		version := e.book.Trust.Version
+		e.tryRefreshTrust(ctx)
+		return e.book.Trust.Version > version
+	}
+	return false
+}

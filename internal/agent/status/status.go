@@ -1,0 +1,129 @@
+// Package status is what an agent says of itself to the person on its machine, in JSON and in words.
+package status
+
+import "time"
+
+// Status is the whole of it. Moments are given as seconds ago or from now, by the time since boot: a wrong clock does not matter.
+type Status struct {
+	// State in one word; see package problem.
+	State       string       `json:"state"`
+	Agent       Agent        `json:"agent"`
+	Endpoint    *Endpoint    `json:"endpoint,omitempty"`
+	Server      Server       `json:"server"`
+	Trust       *Trust       `json:"trust,omitempty"`
+	Certificate *Certificate `json:"certificate,omitempty"`
+	Policy      Policy       `json:"policy"`
+	Heartbeat   Heartbeat    `json:"heartbeat"`
+	Clock       Clock        `json:"clock"`
+	Orders      Orders       `json:"orders"`
+	// Problems, the one that keeps it from its server first.
+	Problems []Problem `json:"problems,omitempty"`
+	// Damaged files were set aside.
+	Damaged []string `json:"damaged,omitempty"`
+}
+
+// Agent is this process.
+type Agent struct {
+	Version  string `json:"version"`
+	Platform string `json:"platform"`
+	Instance string `json:"instance"`
+	Epoch    uint64 `json:"epoch"`
+	StateDir string `json:"stateDir"`
+	// Capabilities are the types of action that it can do.
+	Capabilities []string `json:"capabilities"`
+}
+
+// Endpoint is who this machine is to its fleet.
+type Endpoint struct {
+	Identity  string `json:"identity"`
+	Fleet     string `json:"fleet"`
+	Namespace string `json:"namespace,omitempty"`
+}
+
+// Server is whom the agent talks to.
+type Server struct {
+	URL     string `json:"url"`
+	Proxy   string `json:"proxy,omitempty"`
+	Gateway string `json:"gateway,omitempty"`
+	// CipherSuite of the last connection.
+	CipherSuite string `json:"cipherSuite,omitempty"`
+}
+
+// Trust is the bundle in use.
+type Trust struct {
+	Version  uint64    `json:"version"`
+	IssuedAt time.Time `json:"issuedAt"`
+}
+
+// Certificate is the agent's.
+type Certificate struct {
+	NotAfter         time.Time `json:"notAfter"`
+	ExpiresInSeconds int64     `json:"expiresInSeconds"`
+	// RenewsInSeconds is absent until the time is known.
+	RenewsInSeconds *int64 `json:"renewsInSeconds,omitempty"`
+	// Renewing: a renewal was sent and is not answered yet.
+	Renewing bool `json:"renewing,omitempty"`
+}
+
+// Policy in use; an empty ID means the built-in defaults.
+type Policy struct {
+	ID                       string `json:"id,omitempty"`
+	Revision                 uint64 `json:"revision,omitempty"`
+	HeartbeatIntervalSeconds int64  `json:"heartbeatIntervalSeconds"`
+}
+
+// Heartbeat is the last one, and the next.
+type Heartbeat struct {
+	// LastSecondsAgo is absent before the first.
+	LastSecondsAgo *int64 `json:"lastSecondsAgo,omitempty"`
+	Accepted       bool   `json:"accepted"`
+	// AcceptedSecondsAgo is absent before the first that was.
+	AcceptedSecondsAgo *int64 `json:"acceptedSecondsAgo,omitempty"`
+	// NextInSeconds is absent where none is planned.
+	NextInSeconds *int64 `json:"nextInSeconds,omitempty"`
+}
+
+// Clock is the machine's against the fleet's.
+type Clock struct {
+	// Known is false until a beacon came.
+	Known            bool      `json:"known"`
+	Now              time.Time `json:"now"`
+	SkewSeconds      int64     `json:"skewSeconds"`
+	BeaconAgeSeconds int64     `json:"beaconAgeSeconds"`
+}
+
+// Orders that were refused since the start.
+type Orders struct {
+	Rejected      uint64 `json:"rejected"`
+	LastRejection string `json:"lastRejection,omitempty"`
+}
+
+// Problem is in the way of something.
+type Problem struct {
+	Name    string `json:"name"`
+	Title   string `json:"title"`
+	Meaning string `json:"meaning"`
+	Advice  string `json:"advice,omitempty"`
+	// Detail is what the server, or the system, said.
+	Detail string `json:"detail,omitempty"`
+	// RetryInSeconds is absent where only a person can help.
+	RetryInSeconds *int64 `json:"retryInSeconds,omitempty"`
+}
+
+// WebSocket is what `cytool websocket` shows. This version of the agent has none.
+type WebSocket struct {
+	State     string    `json:"state"`
+	Reason    string    `json:"reason"`
+	Server    Server    `json:"server"`
+	Heartbeat Heartbeat `json:"heartbeat"`
+	Problems  []Problem `json:"problems,omitempty"`
+}
+
+// WebSocket is the part of a status that speaks of the websocket.
+func (s Status) WebSocket() WebSocket {
+	return WebSocket{
+		State:  "none",
+		Reason: "agent " + s.Agent.Version + " speaks heartbeats over HTTPS only",
+		Server: s.Server, Heartbeat: s.Heartbeat, Problems: s.Problems,
+	}
+}
