@@ -27,6 +27,21 @@ func fullStatus(t *testing.T, short string) map[string]any {
 	return status
 }
 
+// writeStatus writes a status as the manager does.
+func writeStatus(t *testing.T, short, namespace, name string, status map[string]any) *unstructured.Unstructured {
+	t.Helper()
+	writer := manager(t).of(short, namespace)
+	o, err := writer.Get(t.Context(), name, metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.Object["status"] = status
+	if o, err = writer.UpdateStatus(t.Context(), o, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	return o
+}
+
 // at finds the value at a field's path; parent holds it under key.
 func at(root map[string]any, path string) (parent any, key string, value any) {
 	var current any = root
