@@ -79,22 +79,23 @@ func usesOf(t *testing.T, c client.Client, token *v1alpha1.EnrollmentToken, want
 }
 
 func TestManagerKilledAtEveryStepOfAnEnrollment(t *testing.T) {
-	for i, point := range []string{"claimed", "created endpoint", "bound identity", "settled endpoint", "approved", "signed"} {
+	points := []string{"claimed", "created endpoint", "bound identity", "settled endpoint", "approved", "signed"}
+	first := startManager(t)
+	c, gateway, ns := admin(t), as(t, local.GatewayAccount), world.api.Namespace(t)
+	tokens, machines := make([]*v1alpha1.EnrollmentToken, len(points)), make([]*machine, len(points))
+	for i := range points {
+		var text identity.Token
+		tokens[i], text = newToken(t, c, ns, fmt.Sprintf("token-%d", i), v1alpha1.EnrollmentTokenSpec{MaxUses: ptr.To[int32](1)})
+		machines[i] = newMachine(t, text, fleetID(t, c), fmt.Sprintf("box-%d", i))
+		usesOf(t, c, tokens[i], 0)
+	}
+	first.Stop(3 * time.Second)
+	for i, point := range points {
 		t.Run(point, func(t *testing.T) {
-			first := startManager(t)
-			c, gateway, ns := admin(t), as(t, local.GatewayAccount), world.api.Namespace(t)
-			token, text := newToken(t, c, ns, "token", v1alpha1.EnrollmentTokenSpec{MaxUses: ptr.To[int32](1)})
-			usesOf(t, c, token, 0)
-			first.Stop(3 * time.Second)
-
-			m := newMachine(t, text, fleetID(t, c), fmt.Sprintf("box-%d", i))
+			token, m := tokens[i], machines[i]
 			r := request(t, m.key.Public(), m.enrollment(t))
 			post(t, gateway, r)
-			doomed := launchManager(t, "--fault="+point)
-			<-doomed.Done()
-			if err := doomed.Err(); err == nil || !strings.Contains(err.Error(), "killed") {
-				t.Fatalf("the manager was to die at %q, it ended with %v", point, err)
-			}
+			dies(t, point)
 			startManager(t)
 			// The agent repeats itself until it has an answer: the slot may be gone by now.
 			cert, denial := askAgain(t, gateway, r)
@@ -115,6 +116,16 @@ func TestManagerKilledAtEveryStepOfAnEnrollment(t *testing.T) {
 			}
 			usesOf(t, c, token, 1)
 		})
+	}
+}
+
+// dies runs a manager that kills itself after a step.
+func dies(t *testing.T, point string) {
+	t.Helper()
+	doomed := launchManager(t, "--fault="+point)
+	<-doomed.Done()
+	if err := doomed.Err(); err == nil || !strings.Contains(err.Error(), "killed") {
+		t.Fatalf("the manager was to die at %q, it ended with %v; its log:\n%s", point, err, local.Tail(doomed.Log, 20))
 	}
 }
 

@@ -43,7 +43,7 @@ const patience = 20 * time.Second
 // timers of the manager in these tests: everything that a test waits for is seconds away.
 var timers = []string{
 	"--beacon-interval=1s", "--csr-retention=1s", "--count-interval=1s", "--gateway-lease-duration=2s", "--gateway-grace=4s",
-	"--leader-lease-duration=3s", "--leader-renew-deadline=2s", "--leader-retry-period=200ms", "--log-level=debug", "--log-format=console",
+	"--leader-lease-duration=1500ms", "--leader-renew-deadline=1s", "--leader-retry-period=100ms", "--log-level=debug", "--log-format=console",
 }
 
 // world is one API server of our own: these tests run the fleet's only manager.

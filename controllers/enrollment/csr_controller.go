@@ -142,6 +142,9 @@ func (r *CSRReconciler) unanswered(ctx context.Context, s *request, err error) (
 	case apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err):
 		return ctrl.Result{RequeueAfter: retryNow}, nil
 	default:
+		if s.token != nil {
+			r.Events.Eventf(s.token, nil, corev1.EventTypeWarning, "EnrollmentDelayed", "Enroll", "%s: it is tried again: %v", s.enrollment.GetHostname(), err)
+		}
 		return ctrl.Result{}, err
 	}
 }
