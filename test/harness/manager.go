@@ -1,0 +1,84 @@
+package harness
+
+import (
+	"context"
+	"sync"
+	"testing"
+	"time"
+
+	"k8s.io/apimachinery/pkg/runtime"
+	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
+	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/utils/ptr"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/config"
+	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
+
+	"github.com/rollcall-dev/rollcall/api/v1alpha1"
+	"github.com/rollcall-dev/rollcall/hack/controlplane"
+	"github.com/rollcall-dev/rollcall/hack/local"
+)
+
+func scheme() *runtime.Scheme {
+	s := runtime.NewScheme()
+	utilruntime.Must(clientgoscheme.AddToScheme(s))
+	utilruntime.Must(v1alpha1.AddToScheme(s))
+	return s
+}
+
+// Client acts as one of Rollcall's service accounts, with the rights that are shipped. An empty name is the administrator.
+func (a *API) Client(t testing.TB, account string) client.Client {
+	t.Helper()
+	cfg := a.Admin
+	if account != "" {
+		var err error
+		if cfg, err = controlplane.ServiceAccountConfig(t.Context(), a.Admin, local.Namespace, account); err != nil {
+			t.Fatal(err)
+		}
+		cfg.QPS = -1
+	}
+	c, err := client.New(cfg, client.Options{Scheme: scheme()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// RunManager runs controllers as the manager's service account, on one namespace, until stop is called or the test ends.
+func (a *API) RunManager(t testing.TB, namespace string, setup func(ctrl.Manager) error) (stop func()) {
+	t.Helper()
+	cfg, err := controlplane.ServiceAccountConfig(t.Context(), a.Admin, local.Namespace, local.ManagerAccount)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.QPS = -1
+	mgr, err := ctrl.NewManager(cfg, ctrl.Options{
+		Scheme: scheme(),
+		Cache: cache.Options{
+			DefaultTransform: cache.TransformStripManagedFields(), ReaderFailOnMissingInformer: true,
+			DefaultNamespaces: map[string]cache.Config{namespace: {}},
+		},
+		Metrics:                 metricsserver.Options{BindAddress: "0"},
+		GracefulShutdownTimeout: ptr.To(5 * time.Second),
+		Controller:              config.Controller{SkipNameValidation: ptr.To(true)}, // several in one process
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := setup(mgr); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- mgr.Start(ctx) }()
+	stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("the manager failed: %v", err)
+		}
+	})
+	t.Cleanup(stop)
+	return stop
+}
