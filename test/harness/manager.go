@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-logr/logr"
 	"k8s.io/apimachinery/pkg/runtime"
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
@@ -56,6 +57,7 @@ func (a *API) RunManager(t testing.TB, namespace string, setup func(ctrl.Manager
 	cfg.QPS = -1
 	mgr, err := ctrl.NewManager(cfg, ctrl.Options{
 		Scheme: scheme(),
+		Logger: logr.Discard(),
 		Cache: cache.Options{
 			DefaultTransform: cache.TransformStripManagedFields(), ReaderFailOnMissingInformer: true,
 			DefaultNamespaces: map[string]cache.Config{namespace: {}},
