@@ -1,0 +1,112 @@
+package api_test
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/fluxcd/cli-utils/pkg/kstatus/status"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/rollcall-dev/rollcall/test/harness"
+)
+
+// conditions makes a status that speaks of a generation: {type, status, reason} each.
+func conditions(generation int64, list ...[3]string) map[string]any {
+	var made []any
+	for _, c := range list {
+		made = append(made, map[string]any{
+			"type": c[0], "status": c[1], "reason": c[2], "message": "", "observedGeneration": generation, "lastTransitionTime": "2026-03-01T12:00:00Z",
+		})
+	}
+	s := map[string]any{"observedGeneration": generation}
+	if made != nil {
+		s["conditions"] = made
+	}
+	return s
+}
+
+// Flux and `kubectl wait`-alikes judge by kstatus. Its own library looks at each phase of each kind, as the API server has it.
+func TestKstatus(t *testing.T) {
+	ns := harness.Cluster(t).Namespace(t)
+	author := person(t, ns, []string{"rollcall-admin", "rollcall-responder"})
+	type phase struct {
+		name   string
+		status map[string]any // nil: the manager has not looked yet
+		want   status.Status
+	}
+	fresh := phase{"freshly created", nil, status.InProgressStatus}
+	for short, phases := range map[string][]phase{
+		"fep": {
+			fresh,
+			{"declared, its machine not there yet", conditions(1, [3]string{"Online", "Unknown", "NotEnrolled"}), status.CurrentStatus},
+			{"online", conditions(1, [3]string{"Online", "True", "Heartbeats"}, [3]string{"InSync", "True", "InSync"}, [3]string{"Healthy", "True", "Healthy"}), status.CurrentStatus},
+			{
+				"asleep, with something to do when it wakes",
+				conditions(1, [3]string{"Online", "False", "Offline"}, [3]string{"InSync", "False", "WaitingForEndpoint"}, [3]string{"Healthy", "Unknown", "Offline"}),
+				status.CurrentStatus,
+			},
+			{"failing", conditions(1, [3]string{"Online", "True", "Heartbeats"}, [3]string{"Healthy", "False", "ClockSkewed"}), status.CurrentStatus},
+			{"on its way", conditions(1, [3]string{"Online", "True", "Heartbeats"}, [3]string{"Reconciling", "True", "Applying"}), status.InProgressStatus},
+			{"waiting for a person", conditions(1, [3]string{"Stalled", "True", "PolicyMissing"}), status.FailedStatus},
+		},
+		"epp": {
+			fresh,
+			{"in use", conditions(1, [3]string{"Ready", "True", "Signed"}), status.CurrentStatus},
+			{"not signed yet", conditions(1, [3]string{"Ready", "False", "NoKey"}), status.InProgressStatus},
+			{"waiting for a person", conditions(1, [3]string{"Ready", "False", "ReleaseMissing"}, [3]string{"Stalled", "True", "ReleaseMissing"}), status.FailedStatus},
+		},
+		"ept": {
+			fresh,
+			{"usable", conditions(1, [3]string{"Usable", "True", "Usable"}), status.CurrentStatus},
+			{"used up, as declared", conditions(1, [3]string{"Usable", "False", "UsedUp"}), status.CurrentStatus},
+			{"expired, as declared", conditions(1, [3]string{"Usable", "False", "Expired"}), status.CurrentStatus},
+			{"its Secret's name is taken", conditions(1, [3]string{"Usable", "False", "SecretExists"}, [3]string{"Stalled", "True", "SecretExists"}), status.FailedStatus},
+		},
+	} {
+		for i, phase := range phases {
+			t.Run(short+" "+phase.name, func(t *testing.T) {
+				name := fmt.Sprintf("phase-%d", i)
+				o, err := author.of(short, ns).Create(t.Context(), object(t, short, name, specs[short]), metav1.CreateOptions{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				if phase.status != nil {
+					o = writeStatus(t, short, ns, name, phase.status)
+				}
+				got, err := status.Compute(o)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if got.Status != phase.want {
+					t.Errorf("kstatus says %s (%s), want %s", got.Status, got.Message, phase.want)
+				}
+			})
+		}
+	}
+}
+
+// Between a change in Git and the manager's next look, the old conditions must not pass for the new state's.
+func TestKstatusWaitsAfterAChange(t *testing.T) {
+	ns := harness.Cluster(t).Namespace(t)
+	author := person(t, ns, []string{"rollcall-admin"})
+	for short, change := range map[string]string{
+		"fep": `spec: {displayName: other}`, "epp": `spec: {priority: 7}`, "ept": `spec: {expiresAfterHours: 1}`,
+	} {
+		if _, err := author.of(short, ns).Create(t.Context(), object(t, short, "changed", specs[short]), metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		o := writeStatus(t, short, ns, "changed", conditions(1))
+		if got, err := status.Compute(o); err != nil || got.Status != status.CurrentStatus {
+			t.Errorf("%s before the change: %v %v", short, got, err)
+		}
+		changed := object(t, short, "changed", change)
+		changed.SetResourceVersion(o.GetResourceVersion())
+		o, err := author.of(short, ns).Update(t.Context(), changed, metav1.UpdateOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := status.Compute(o); err != nil || got.Status != status.InProgressStatus {
+			t.Errorf("%s after the change: %v %v", short, got, err)
+		}
+	}
+}
