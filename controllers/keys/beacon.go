@@ -144,7 +144,7 @@ func (p *Publisher) beat(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	e, err := envelope.Seal(p.Fleet.orders, envelope.Beacon, beacon)
+	e, err := envelope.Seal(p.Fleet.Orders, envelope.Beacon, beacon)
 	if err != nil {
 		return err
 	}

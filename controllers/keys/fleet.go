@@ -49,19 +49,15 @@ type Store struct {
 type Fleet struct {
 	// ID of the fleet, a UUID.
 	ID string
+	// Orders signs beacons, assignments and policies.
+	Orders crypto.Signer
 	// AgentCA signs agents' certificates, ServerCA gateways'.
 	AgentCA, ServerCA *Authority
 
-	root, orders crypto.Signer
-	tokenKey     []byte
-	trust        atomic.Pointer[identity.Trust]
+	root     crypto.Signer
+	tokenKey []byte
+	trust    atomic.Pointer[identity.Trust]
 }
-
-// FleetID is the ID of the fleet. It never fails: whoever has a Fleet has it whole.
-func (f *Fleet) FleetID(context.Context) (string, error) { return f.ID, nil }
-
-// Orders signs beacons, assignments and policies. It never fails either.
-func (f *Fleet) Orders(context.Context) (crypto.Signer, error) { return f.orders, nil }
 
 // Trust is the newest bundle that was published.
 func (f *Fleet) Trust() *identity.Trust { return f.trust.Load() }
@@ -86,7 +82,7 @@ func (s Store) Ensure(ctx context.Context) (*Fleet, error) {
 	f := &Fleet{}
 	for _, step := range []func() error{
 		func() error { return s.ensureRoot(ctx, f, published) },
-		func() error { return s.ensureSigner(ctx, OrderSecret, &f.orders) },
+		func() error { return s.ensureSigner(ctx, OrderSecret, &f.Orders) },
 		func() error { return s.ensureAuthority(ctx, AgentCASecret, "Rollcall agent CA", &f.AgentCA) },
 		func() error { return s.ensureAuthority(ctx, ServerCASecret, "Rollcall server CA", &f.ServerCA) },
 		func() error { return s.ensureTokenKey(ctx, f) },
@@ -103,7 +99,7 @@ func (s Store) Ensure(ctx context.Context) (*Fleet, error) {
 func (f *Fleet) same(g *Fleet) bool {
 	return f.ID == g.ID &&
 		bytes.Equal(spki(f.root.Public()), spki(g.root.Public())) &&
-		bytes.Equal(spki(f.orders.Public()), spki(g.orders.Public())) &&
+		bytes.Equal(spki(f.Orders.Public()), spki(g.Orders.Public())) &&
 		f.AgentCA.Certificate.Equal(g.AgentCA.Certificate) &&
 		f.ServerCA.Certificate.Equal(g.ServerCA.Certificate) &&
 		bytes.Equal(f.tokenKey, g.tokenKey)

@@ -115,7 +115,7 @@ func (f *Fleet) bundle(version uint64, issued time.Time, before *agentv1.TrustBu
 		FleetId: f.ID, Version: version, IssuedAt: timestamppb.New(issued),
 		Keys: []*agentv1.TrustKey{
 			{Spki: spki(f.root.Public()), Uses: []agentv1.KeyUse{agentv1.KeyUse_KEY_USE_ROOT}},
-			{Spki: spki(f.orders.Public()), Uses: []agentv1.KeyUse{agentv1.KeyUse_KEY_USE_ORDERS}},
+			{Spki: spki(f.Orders.Public()), Uses: []agentv1.KeyUse{agentv1.KeyUse_KEY_USE_ORDERS}},
 		},
 		ServerCa: keepCAs(f.ServerCA, before.GetServerCa(), issued),
 		AgentCa:  keepCAs(f.AgentCA, before.GetAgentCa(), issued),
