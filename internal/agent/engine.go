@@ -125,11 +125,13 @@ func (e *Engine) Run(ctx context.Context) {
 	var answers []chan struct{}
 	for {
 		wait := e.Step(ctx)
-		for _, a := range answers {
-			close(a)
-		}
-		answers = nil
 		e.Stepped()
+		if wait > 0 || ctx.Err() != nil { // whoever asked wants to know how it ended
+			for _, a := range answers {
+				close(a)
+			}
+			answers = nil
+		}
 		// Timers stand still while a machine sleeps, the boottime does not: look again before long.
 		timer := time.NewTimer(min(wait, time.Minute))
 		select {

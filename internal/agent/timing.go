@@ -54,8 +54,7 @@ func (t Timing) react(name wire.Name, interval time.Duration) reaction {
 		return reaction{wait: t.RefusedRetry / 3}
 	case wire.ProtocolVersionUnsupported:
 		return reaction{wait: 96 * t.RefusedRetry}
-	case wire.TokenUnknown, wire.TokenExpired, wire.TokenExhausted, wire.ProofInvalid, wire.EnrollmentDenied, wire.CSRInvalid,
-		problem.TokenMissing, problem.TokenMalformed:
+	case wire.TokenUnknown, wire.TokenExpired, wire.TokenExhausted, wire.ProofInvalid, wire.EnrollmentDenied, wire.CSRInvalid, problem.TokenMissing:
 		return reaction{stop: true}
 	case wire.Malformed, wire.NotFound, wire.MethodNotAllowed, wire.LengthRequired, wire.MediaTypeUnsupported, wire.PayloadTooLarge:
 		return reaction{wait: interval}

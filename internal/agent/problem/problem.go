@@ -17,8 +17,7 @@ const (
 	ReplyMalformed       wire.Name = "reply-malformed"        // an answer that is not of this protocol
 	CertificateRefused   wire.Name = "certificate-refused"    // the certificate that came is not the one that was asked for
 	TokenMissing         wire.Name = "token-missing"          // no identity, and no token to get one
-	TokenMalformed       wire.Name = "token-malformed"
-	TrustMissing         wire.Name = "trust-missing" // an identity, but the file with the trust was damaged, and no pin is left
+	TrustMissing         wire.Name = "trust-missing"          // an identity, but the file with the trust was damaged, and no pin is left
 	StateUnwritable      wire.Name = "state-unwritable"
 	ClockSkewed          wire.Name = "clock-skewed"
 )

@@ -70,7 +70,7 @@ var words = map[wire.Name]Words{
 		"Check that {server} is the right server. If the fleet was set up anew, all its machines must enrol again. " + reenroll,
 	},
 	wire.CertificateNotYetValid: {
-		StateOffline, "The certificate is not valid yet",
+		StateOffline, "The certificate is not yet valid",
 		"By the server's clock this machine's certificate begins in the future. The server's clock is behind, or was ahead when the certificate was issued.",
 		forAdmin + "compare the clocks of the gateway's and the manager's nodes. The agent keeps its identity and tries again.",
 	},
@@ -219,7 +219,6 @@ var words = map[wire.Name]Words{
 		StateNotEnrolled, "This machine is not enrolled", "There is no identity in {dir}, and no token to get one with.",
 		"Run the install line of an EnrollmentToken: kubectl get ept, then the Secret <name>-token.",
 	},
-	TokenMalformed: {StateNotEnrolled, "The token cannot be read", "What was given as the enrolment token is none.", "Copy it whole from the Secret; it begins with ret1."},
 	TrustMissing: {
 		StateOffline, "The fleet's trust is lost", "A file in {dir} was damaged, and without it the agent cannot tell its server from an impostor.", reenroll,
 	},

@@ -1,0 +1,296 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	agentv1 "github.com/rollcall-dev/rollcall/api/agent/v1"
+	"github.com/rollcall-dev/rollcall/internal/agent/fleettest"
+	"github.com/rollcall-dev/rollcall/internal/agent/state"
+	"github.com/rollcall-dev/rollcall/internal/wire"
+)
+
+// programs are the real ones, built once.
+type programs struct{ agent, cytool string }
+
+func build(t *testing.T) programs {
+	t.Helper()
+	dir := t.TempDir()
+	cmd := exec.CommandContext(t.Context(), "go", "build", "-o", dir+"/", "../agent", "../cytool")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	return programs{filepath.Join(dir, "agent"), filepath.Join(dir, "cytool")}
+}
+
+// shortDir is one whose socket's path is not too long.
+func shortDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "rc") //nolint:usetesting // that one is too long for a socket
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return dir
+}
+
+type process struct {
+	cmd *exec.Cmd
+	log bytes.Buffer
+}
+
+func (p programs) start(t *testing.T, stdin string, args ...string) *process {
+	t.Helper()
+	proc := &process{cmd: exec.CommandContext(context.Background(), p.agent, args...)}
+	proc.cmd.Stdin, proc.cmd.Stderr = strings.NewReader(stdin), &proc.log
+	if err := proc.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { proc.end(syscall.SIGKILL) })
+	return proc
+}
+
+func (p *process) end(signal os.Signal) {
+	if p.cmd.ProcessState == nil {
+		_ = p.cmd.Process.Signal(signal)
+		_ = p.cmd.Wait()
+	}
+}
+
+func (p programs) ask(t *testing.T, args ...string) (string, int) {
+	t.Helper()
+	out, err := exec.CommandContext(t.Context(), p.cytool, args...).CombinedOutput()
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+		return string(out), exit.ExitCode()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(out), 0
+}
+
+// eventually waits for a condition, looking often.
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	deadline, tick := time.After(20*time.Second), time.NewTicker(10*time.Millisecond)
+	defer tick.Stop()
+	for !ok() {
+		select {
+		case <-deadline:
+			t.Fatalf("waited 20s for: %s", what)
+		case <-tick.C:
+		}
+	}
+}
+
+func mask(s string) string {
+	for pattern, with := range map[string]string{
+		`[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f-]{22}`: "UUID", `127\.0\.0\.1:\d+`: "HOST:PORT", `\b\d+[smhd]\d*[smh]?\b`: "TIME", `20\d\d-[-0-9: ]+Z`: "DATE",
+		`/tmp/\S+`: "DIR", `in \d+ ms`: "in N ms",
+	} {
+		s = regexp.MustCompile(pattern).ReplaceAllString(s, with)
+	}
+	return s
+}
+
+// The real programs: the token on stdin, what cytool shows and exits with, and what it says when the agent is gone.
+func TestAgentAndCytool(t *testing.T) {
+	p := build(t)
+	f := fleettest.New(t, time.Now)
+	g := f.Serve(t)
+	dir := shortDir(t)
+	at := "--state-dir=" + dir
+	if out, code := p.ask(t, at, "status"); code != 3 || !strings.Contains(out, "the agent is not running") || strings.Count(out, "\n") != 1 {
+		t.Errorf("without an agent: exit %d\n%s", code, out)
+	}
+	agent := p.start(t, f.Token().Reveal(), "run", at, "--server="+g.URL.String(), "--token-file=-", "--proxy=direct", "--heartbeat-interval=1h")
+	eventually(t, "online", func() bool { _, code := p.ask(t, at, "status"); return code == 0 })
+
+	status, _ := p.ask(t, at, "status")
+	want := `State            Online
+Endpoint         UUID
+Fleet            UUID
+Server           https://HOST:PORT   (gateway gw-test1-00000); no proxy
+Trust            version 1, issued DATE
+Certificate      expires in TIME, on DATE; renewal in TIME
+Policy           none assigned: built-in defaults, a heartbeat every TIME
+Last heartbeat   TIME ago, accepted; next in TIME
+Clock            as the fleet's; last beacon TIME old
+Agent            8.0.0, ` + runtime.GOOS + "/" + runtime.GOARCH + `; start 1; DIR
+`
+	if diff := cmp.Diff(want, mask(status)); diff != "" {
+		t.Errorf("cytool status (-want +got):\n%s", diff)
+	}
+	before := len(g.Beats())
+	out, code := p.ask(t, at, "checkin")
+	if mask(out) != "Heartbeat        accepted in N ms by gateway gw-test1-00000; next in TIME\n" || code != 0 || len(g.Beats()) != before+1 {
+		t.Errorf("cytool checkin: exit %d, %d heartbeats\n%s", code, len(g.Beats())-before, out)
+	}
+	out, code = p.ask(t, at, "websocket")
+	want = `Websocket        none: agent 8.0.0 speaks heartbeats over HTTPS only
+Server           https://HOST:PORT   (gateway gw-test1-00000)
+Transport        TLS 1.2, ECDHE-ECDSA-AES128-GCM-SHA256, mutual; no proxy
+Last heartbeat   TIME ago, accepted; next in TIME
+`
+	if diff := cmp.Diff(want, mask(out)); diff != "" || code != 1 {
+		t.Errorf("cytool websocket: exit %d (-want +got):\n%s", code, diff)
+	}
+	for command, key := range map[string]string{"status": "endpoint", "checkin": "endpoint", "websocket": "reason"} {
+		out, _ := p.ask(t, command, "-o", "json", at)
+		var m map[string]any
+		if err := json.Unmarshal([]byte(out), &m); err != nil || m[key] == nil {
+			t.Errorf("cytool %s -o json: %v\n%s", command, err, out)
+		}
+	}
+
+	g.Next(wire.PathHeartbeat, fleettest.Refuse(&wire.Problem{Name: wire.EndpointSuspended, Detail: "Suspended by a person."}))
+	if out, code := p.ask(t, at, "checkin"); code != 1 || !strings.Contains(out, "(endpoint-suspended)") || !strings.Contains(out, "What to do") {
+		t.Errorf("refused: exit %d\n%s", code, out)
+	}
+	for _, args := range [][]string{{}, {"nonsense"}, {"status", "-o", "yaml"}, {"--nonsense"}, {"status", "checkin"}} {
+		if out, code := p.ask(t, args...); code != 2 || out == "" {
+			t.Errorf("cytool %v: exit %d\n%s", args, code, out)
+		}
+	}
+	agent.end(syscall.SIGTERM)
+	if code := agent.cmd.ProcessState.ExitCode(); code != 0 {
+		t.Errorf("the agent ends with %d:\n%s", code, agent.log.String())
+	}
+	if log := agent.log.String(); strings.Contains(log, f.Token().Reveal()) || !strings.Contains(log, `"msg":"enrolled"`) {
+		t.Errorf("its log:\n%s", log)
+	}
+}
+
+func TestAgentRefusesNonsense(t *testing.T) {
+	p := build(t)
+	dir := shortDir(t)
+	bad := filepath.Join(dir, "bad")
+	if err := os.WriteFile(bad, []byte("ret1.nonsense"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for want, args := range map[string][]string{
+		"--server https://host:port is missing":             {"run", "--state-dir=" + dir},
+		"https://host:port and nothing more":                {"run", "--state-dir=" + dir, "--server=http://x"},
+		"not an enrolment token":                            {"run", "--state-dir=" + dir, "--server=https://x", "--token-file=" + bad},
+		"unknown flag":                                      {"run", "--nonsense"},
+		"nothing that run takes":                            {"run", "ret1.secret", "--server=https://x"},
+		"there is no command":                               {"nonsense"},
+		"reset --yes":                                       {"reset", "--state-dir=" + dir},
+		"is missing: this machine has not enrolled yet":     {"install", "--server=https://x", "--root=" + dir},
+		"rollcall-agent keeps this machine enrolled":        {},
+		"--log-level is debug, info or error, --log-format": {"run", "--server=https://x", "--log-level=loud"},
+	} {
+		out, err := exec.CommandContext(t.Context(), p.agent, args...).CombinedOutput()
+		exit, ok := errors.AsType[*exec.ExitError](err)
+		if !ok || exit.ExitCode() != 2 || !strings.Contains(string(out), want) {
+			t.Errorf("%v: %v\n%s\nwant exit 2 and %q", args, err, out, want)
+		}
+	}
+}
+
+// kill -9 at any moment of an enrolment and of the renewals that follow each other, with answers lost in between: one enrolment, the epochs
+// of the starts in order, no damage, and at the end it is online.
+func TestKill9(t *testing.T) {
+	p := build(t)
+	f := fleettest.New(t, time.Now)
+	g := f.Serve(t)
+	g.Lifetime = 2 * time.Second // it renews all the time
+	dir := shortDir(t)
+	args := []string{"run", "--state-dir=" + dir, "--server=" + g.URL.String(), "--token-file=-", "--proxy=direct", "--heartbeat-interval=100ms", "--retry-base=5ms", "--retry-max=50ms", "--refused-retry=50ms"}
+	starts := 40
+	for i := range starts {
+		if i%3 == 0 {
+			g.Next([]string{wire.PathTrust, wire.PathEnroll, wire.PathRenew, wire.PathHeartbeat}[i/3%4], fleettest.Lose)
+		}
+		agent := p.start(t, f.Token().Reveal(), args...)
+		timer := time.NewTimer(time.Duration(10+rand.IntN(150)) * time.Millisecond)
+		<-timer.C
+		agent.end(syscall.SIGKILL)
+		if strings.Contains(agent.log.String(), "damaged") {
+			t.Fatalf("start %d:\n%s", i, agent.log.String())
+		}
+	}
+	g.Lifetime = time.Hour
+	agent := p.start(t, f.Token().Reveal(), args...)
+	eventually(t, "online", func() bool { _, code := p.ask(t, "--state-dir="+dir, "status"); return code == 0 })
+	agent.end(syscall.SIGTERM)
+	if g.Enrolled() != 1 {
+		t.Errorf("%d enrolments", g.Enrolled())
+	}
+	instances, last := map[string]uint64{}, uint64(0)
+	for _, b := range g.Beats() {
+		a := b.GetAgent()
+		if e, ok := instances[a.GetInstanceId()]; ok && e != a.GetEpoch() || a.GetEpoch() < last {
+			t.Errorf("instance %s beats with epoch %d after %d", a.GetInstanceId(), a.GetEpoch(), last)
+		}
+		instances[a.GetInstanceId()], last = a.GetEpoch(), a.GetEpoch()
+	}
+	if len(instances) < 5 || len(g.Requests(wire.PathRenew)) < 3 {
+		t.Errorf("only %d starts got to beat, and %d renewals came: this tested little", len(instances), len(g.Requests(wire.PathRenew)))
+	}
+	t.Logf("%d starts, %d beat, %d renewals, last epoch %d", starts+1, len(instances), len(g.Requests(wire.PathRenew)), last)
+}
+
+func TestReset(t *testing.T) {
+	p := build(t)
+	f := fleettest.New(t, time.Now)
+	g := f.Serve(t)
+	dir := shortDir(t)
+	agent := p.start(t, f.Token().Reveal(), "run", "--state-dir="+dir, "--server="+g.URL.String(), "--token-file=-", "--proxy=direct")
+	eventually(t, "online", func() bool { _, code := p.ask(t, "--state-dir="+dir, "status"); return code == 0 })
+	reset := func() (string, error) {
+		out, err := exec.CommandContext(t.Context(), p.agent, "reset", "--yes", "--state-dir="+dir).CombinedOutput()
+		return string(out), err
+	}
+	if out, err := reset(); err == nil || !strings.Contains(out, "the agent is running") || !state.Has(dir) {
+		t.Errorf("reset under a running agent: %v\n%s", err, out)
+	}
+	agent.end(syscall.SIGTERM)
+	if out, err := reset(); err != nil || state.Has(dir) {
+		t.Errorf("reset: %v\n%s", err, out)
+	}
+}
+
+// The files of an identity are such that curl, and so any TLS library, can use them.
+func TestCurlCanUseTheIdentity(t *testing.T) {
+	curl, err := exec.LookPath("curl")
+	if err != nil {
+		t.Skip("no curl here")
+	}
+	p := build(t)
+	f := fleettest.New(t, time.Now)
+	g := f.Serve(t)
+	dir := shortDir(t)
+	p.start(t, f.Token().Reveal(), "run", "--state-dir="+dir, "--server="+g.URL.String(), "--token-file=-", "--proxy=direct")
+	eventually(t, "online", func() bool { _, code := p.ask(t, "--state-dir="+dir, "status"); return code == 0 })
+	body, err := wire.Protobuf.Marshal(&agentv1.Heartbeat{Agent: &agentv1.AgentInfo{Version: "8.0.0", Platform: "x", InstanceId: strings.Repeat("0", 32), Epoch: 1}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(dir, "beat")
+	if err := os.WriteFile(file, body, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.CommandContext(t.Context(), curl, "--silent", "--insecure", "--tls-max", "1.2", "--noproxy", "*", "--cert", dir+"/identity/agent.crt", "--key", dir+"/identity/agent.key",
+		"--header", "Content-Type: application/x-protobuf", "--header", wire.HeaderAgentVersion+": 8.0.0", "--data-binary", "@"+file,
+		"--output", os.DevNull, "--write-out", "%{http_code}", g.URL.String()+wire.PathHeartbeat).CombinedOutput()
+	if err != nil || string(out) != fmt.Sprint(http.StatusOK) {
+		t.Errorf("curl: %v %s", err, out)
+	}
+}
