@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"os"
 	"os/exec"
@@ -84,7 +85,9 @@ func TestControlPlane(t *testing.T) {
 	}
 	_ = taken.Close()
 
+	stale := idle(t, etcdMark(c.cfg.StateDir)) // as if a guard had been killed too
 	c = start(t, cfg)
+	assertKilled(t, stale)
 	if got := clusterUID(t, kubernetes.NewForConfigOrDie(admin)); got != uid { // the old credentials
 		t.Errorf("after a stop and a start the cluster is %s, was %s", got, uid)
 	}
@@ -92,6 +95,17 @@ func TestControlPlane(t *testing.T) {
 		t.Fatal(err)
 	}
 	assertGone(t, c)
+}
+
+func TestTemporaryClusterLeavesNothing(t *testing.T) {
+	c := start(t, Config{AssetsDir: assets(t)})
+	if err := c.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	assertGone(t, c)
+	if _, err := os.Stat(c.cfg.StateDir); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("its state is still there: %v", err)
+	}
 }
 
 // A test that panics or a demo that is killed can't clean up.
@@ -104,7 +118,7 @@ func TestNothingSurvivesAKilledProcess(t *testing.T) {
 	cmd := exec.Command(self)
 	cmd.Env = append(os.Environ(), roleEnv+"=cluster", "TMPDIR="+dir, AssetsEnv+"="+assets(t))
 	cmd.Stderr = os.Stderr
-	startRole(t, cmd)
+	r := playRole(t, cmd)
 	states, err := filepath.Glob(filepath.Join(dir, "rollcall-controlplane-*"))
 	if err != nil || len(states) != 1 {
 		t.Fatalf("state directories %v, %v; want one", states, err)
@@ -113,7 +127,7 @@ func TestNothingSurvivesAKilledProcess(t *testing.T) {
 	if pids, err := find(t.Context(), marks...); err != nil || len(pids) != 3 {
 		t.Fatalf("processes %v, %v; want 3", pids, err)
 	}
-	if err := cmd.Process.Kill(); err != nil {
+	if err := r.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "its processes and its state are gone", func(ctx context.Context) error {

@@ -52,7 +52,8 @@ func TestModuleAt(t *testing.T) {
 	if strings.Contains(strings.ReplaceAll(after, "cli-utils v0.37.2", ""), ".37.2") {
 		t.Error("something of Kubernetes stayed at the old patch")
 	}
-	if !strings.Contains(after, "k8s.io/kubernetes v1.37.9\n") || !strings.Contains(after, "k8s.io/api => k8s.io/api v0.37.9\n") {
+	if !strings.Contains(after, "k8s.io/kubernetes v1.37.9\n") || !strings.Contains(after, "k8s.io/api => k8s.io/api v0.37.9\n") ||
+		!strings.Contains(after, "k8s.io/api v0.37.9 // indirect\n") {
 		t.Error("Kubernetes and its staging modules did not move to the new patch")
 	}
 	if !strings.Contains(after, "sigs.k8s.io/cli-utils v0.37.2\n") {
