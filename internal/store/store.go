@@ -2,15 +2,21 @@ package store
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
+	"fmt"
+	"sync"
 	"time"
 
 	"github.com/go-logr/logr"
 	"github.com/prometheus/client_golang/prometheus"
+	certv1 "k8s.io/api/certificates/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/client-go/rest"
 
 	agentv1 "github.com/rollcall-dev/rollcall/api/agent/v1"
+	"github.com/rollcall-dev/rollcall/api/v1alpha1"
 )
 
 // Config of a Store.
@@ -22,7 +28,7 @@ type Config struct {
 	// Gateway is this process' own name, gw-..., and that of its Lease.
 	Gateway string
 	Log     logr.Logger
-	// WriteRate is how many status writes a second are made on average.
+	// WriteRate is how many status writes a second are made on average. Up to a second's worth may come at once.
 	WriteRate float64
 	// LeaseDuration and LeaseRenew: how long the Lease is good, and how often it is renewed.
 	LeaseDuration, LeaseRenew time.Duration
@@ -34,70 +40,149 @@ type Config struct {
 
 // Store is one gateway's view of the API server.
 type Store struct {
-	cfg Config
+	cfg     Config
+	clients *clients
+
+	endpoints *endpoints
+	tokens    *table[*v1alpha1.EnrollmentToken, Token]
+	policies  *table[*v1alpha1.EndpointPolicy, Policy]
+	trust     *published[Trust]
+	beacon    *published[agentv1.Envelope]
+	slots     *slots
+	readings  []*reading
+
+	pacer *pacer
+	lease *lease
+
+	onChange []func(identityID string)
 }
 
 // New makes a store. It reaches for nothing before Run.
-func New(cfg Config) (*Store, error) { return &Store{cfg: cfg}, nil }
+func New(cfg Config) (*Store, error) {
+	if cfg.WriteRate <= 0 || cfg.LeaseRenew <= 0 || cfg.LeaseDuration <= cfg.LeaseRenew {
+		return nil, fmt.Errorf("the write rate (%g) must be positive, and the Lease (%s) longer than the time until it is renewed (%s)",
+			cfg.WriteRate, cfg.LeaseDuration, cfg.LeaseRenew)
+	}
+	c, err := newClients(cfg.REST)
+	if err != nil {
+		return nil, err
+	}
+	m := newMetrics()
+	s := &Store{cfg: cfg, clients: c, tokens: newTokens(), policies: newPolicies(), slots: newSlots()}
+	s.endpoints = newEndpoints(cfg.Log, s.changed)
+	s.trust = &published[Trust]{log: cfg.Log, parse: parseTrust, changed: func() { s.changed("") }}
+	s.beacon = &published[agentv1.Envelope]{log: cfg.Log, parse: parseBeacon, changed: func() {}}
+	s.pacer = newPacer(cfg.Log, c, s.endpoints, cfg.WriteRate, m)
+	s.lease = &lease{
+		log: cfg.Log, api: leases{c.coordination, cfg.Namespace}, name: cfg.Gateway,
+		duration: cfg.LeaseDuration, renew: cfg.LeaseRenew, renewed: m.renewed.SetToCurrentTime,
+	}
+	s.readings = s.allReadings()
+	m.pacer = s.pacer
+	if cfg.Registerer != nil {
+		if err := cfg.Registerer.Register(m); err != nil {
+			return nil, fmt.Errorf("register the store's metrics: %w", err)
+		}
+	}
+	return s, nil
+}
+
+func (s *Store) allReadings() []*reading {
+	c, log, own := s.clients, s.cfg.Log, s.cfg.Namespace
+	all, everywhere := fields.Everything(), metav1.NamespaceAll
+	named := func(name string) fields.Selector { return fields.OneTermEqualSelector(metav1.ObjectNameField, name) }
+	return []*reading{
+		newEndpointReading(log, c.rollcall, s.endpoints),
+		newReading[*v1alpha1.EnrollmentToken]("EnrollmentTokens", log, listWatch(c.rollcall, tokensResource, everywhere, all), s.tokens, &v1alpha1.EnrollmentToken{}),
+		newReading[*v1alpha1.EndpointPolicy]("EndpointPolicies", log, listWatch(c.rollcall, policiesResource, everywhere, all), s.policies, &v1alpha1.EndpointPolicy{}),
+		newReading[*certv1.CertificateSigningRequest]("CertificateSigningRequests", log,
+			listWatch(c.certificates, requestsResource, everywhere, fields.OneTermEqualSelector("spec.signerName", agentSigner)),
+			s.slots, &certv1.CertificateSigningRequest{}),
+		newReading[*corev1.ConfigMap]("ConfigMap "+trustConfigMap, log, listWatch(c.core, configMapsResource, own, named(trustConfigMap)), s.trust, &corev1.ConfigMap{}),
+		newReading[*corev1.ConfigMap]("ConfigMap "+beaconConfigMap, log, listWatch(c.core, configMapsResource, own, named(beaconConfigMap)), s.beacon, &corev1.ConfigMap{}),
+	}
+}
 
 // Run watches, writes and keeps the Lease until ctx ends, then writes what waits, for DrainTimeout at most, and deletes the Lease. End
-// ctx when nothing calls Write any more.
-func (s *Store) Run(ctx context.Context) error { <-ctx.Done(); return nil }
+// ctx when nothing calls Write any more. Run may be called once.
+func (s *Store) Run(ctx context.Context) error {
+	after, cancel := context.WithCancel(context.WithoutCancel(ctx)) // for what goes on while the pacer drains
+	var others sync.WaitGroup
+	for _, r := range s.readings {
+		others.Go(func() { r.run(after) })
+	}
+	others.Go(func() { s.lease.run(after) })
+	s.pacer.run(ctx, s.cfg.DrainTimeout)
+	cancel()
+	others.Wait()
+	return nil
+}
 
-// Ready is nil once everything was read and trust and beacon are there; otherwise it says what is missing.
-func (s *Store) Ready() error { return errors.New("not yet") }
+// Ready is nil once everything was read and trust and beacon are there; otherwise it says what is missing. It stays nil while the API server
+// is away: the store answers from what it has read.
+func (s *Store) Ready() error {
+	var missing []error
+	for _, r := range s.readings {
+		missing = append(missing, r.missing())
+	}
+	if errors.Join(missing...) == nil {
+		missing = append(missing, s.trust.missing(s.cfg.Namespace, trustConfigMap), s.beacon.missing(s.cfg.Namespace, beaconConfigMap))
+	}
+	return errors.Join(missing...)
+}
 
 // OnChange has f called, soon after the change, with the identity of an endpoint whose identity, keys, lifecycle, policy, assignment or
 // accepted instance changed, or which is gone; and with "" after trust changed. What gateways write calls nothing. f must be quick. Call
 // OnChange before Run.
-func (s *Store) OnChange(f func(identityID string)) {}
+func (s *Store) OnChange(f func(identityID string)) { s.onChange = append(s.onChange, f) }
+
+func (s *Store) changed(identityID string) {
+	for _, f := range s.onChange {
+		f(identityID)
+	}
+}
 
 // EndpointByIdentity finds an endpoint by status.identity.id.
-func (s *Store) EndpointByIdentity(id string) (Endpoint, bool) { return Endpoint{}, false }
+func (s *Store) EndpointByIdentity(id string) (Endpoint, bool) {
+	return s.endpoint(s.endpoints.identity(id))
+}
 
-// EndpointByKey finds an endpoint by the hash of one of its identity's keys.
-func (s *Store) EndpointByKey(spki KeyHash) (Endpoint, bool) { return Endpoint{}, false }
+// EndpointByKey finds an endpoint by the hash of its identity's newest key.
+func (s *Store) EndpointByKey(spki KeyHash) (Endpoint, bool) {
+	return s.endpoint(s.endpoints.key(spki))
+}
+
+func (s *Store) endpoint(r *record) (Endpoint, bool) {
+	if r == nil {
+		return Endpoint{}, false
+	}
+	e := r.endpoint()
+	if c, ok := s.pacer.waiting(r.uid); ok {
+		now := c.over(r.state())
+		e.Connection, e.LastSeen, e.AgentWritten, e.InventoryWritten = now.connection, now.seen, now.agent != 0, now.inventory != 0
+	}
+	return e, true
+}
 
 // Token finds an EnrollmentToken by its UID.
-func (s *Store) Token(uid string) (Token, bool) { return Token{}, false }
+func (s *Store) Token(uid string) (Token, bool) { return s.tokens.get(uid) }
 
 // Policy finds an EndpointPolicy.
-func (s *Store) Policy(namespace, name string) (Policy, bool) { return Policy{}, false }
+func (s *Store) Policy(namespace, name string) (Policy, bool) {
+	return s.policies.get(policyKey(namespace, name))
+}
 
 // Trust is the newest that was published.
-func (s *Store) Trust() (*Trust, bool) { return nil, false }
+func (s *Store) Trust() (*Trust, bool) {
+	t := s.trust.now.Load()
+	return t, t != nil
+}
 
 // Beacon is the newest that was published. It must not be changed.
-func (s *Store) Beacon() (*agentv1.Envelope, bool) { return nil, false }
+func (s *Store) Beacon() (*agentv1.Envelope, bool) {
+	b := s.beacon.now.Load()
+	return b, b != nil
+}
 
 // Write takes note of a report, and never blocks. Reports of one endpoint are merged: only the newest state of each block is written.
-func (s *Store) Write(r Report) {}
-
-// Errors of Certify and ServingCertificate; both may fail with others while the API server is away.
-var (
-	// ErrPending: ctx ended before the request was answered. Asking again joins it.
-	ErrPending = errors.New("the certificate request is not answered yet")
-	// ErrSlotTaken: another request is in this one's place, for some seconds.
-	ErrSlotTaken = errors.New("another certificate request is in the way")
-)
-
-// Denied is the manager's refusal, for good, of a certificate request.
-type Denied struct {
-	// Reason is the name of a problem in CamelCase, such as TokenExpired; something else if a person denied it.
-	Reason string
-	// Message says why, for people.
-	Message string
-}
-
-func (d *Denied) Error() string { return d.Reason + ": " + d.Message }
-
-// Certify has the manager sign an agent's certificate request (DER; spki is its key) that proof vouches for, and returns the certificate
-// (DER). It joins a request that is under way with the same key and proof. It waits until ctx ends: ErrPending, ErrSlotTaken or *Denied.
-func (s *Store) Certify(ctx context.Context, spki, csrDER []byte, proof *agentv1.Envelope) (certDER []byte, err error) {
-	return nil, ErrPending
-}
-
-// ServingCertificate makes a key and has the manager sign a serving certificate with these names (DNS names and IP addresses) for it.
-func (s *Store) ServingCertificate(ctx context.Context, names []string) (tls.Certificate, error) {
-	return tls.Certificate{}, ErrPending
-}
+func (s *Store) Write(r Report) { s.pacer.write(r) }

@@ -32,6 +32,9 @@ type Endpoint struct {
 	AcceptInstance string
 	// PolicyName of the EndpointPolicy that applies; empty: the defaults.
 	PolicyName string
+	// OfflineAfter is the silence after which the manager calls the endpoint offline; zero until it has assigned a policy. A heartbeat that
+	// finds LastSeen older than a quarter of it is to be reported (liveness.RefreshAfter).
+	OfflineAfter time.Duration
 	// AssignmentIssuedAt is zero until the manager has made an assignment.
 	AssignmentIssuedAt time.Time
 
@@ -41,11 +44,18 @@ type Endpoint struct {
 	LastSeen time.Time
 	// AgentWritten and InventoryWritten tell whether status has these blocks at all.
 	AgentWritten, InventoryWritten bool
+
+	record *record
 }
 
 // Assignment is the signed order that names the policy; nil until the manager has made one. It is made anew at each call: ask for it when
 // the agent lacks it.
-func (e Endpoint) Assignment() *agentv1.Envelope { return nil }
+func (e Endpoint) Assignment() *agentv1.Envelope {
+	if e.record == nil {
+		return nil
+	}
+	return e.record.assignment()
+}
 
 // Instance tells one start of an agent, and one session of it, from all others.
 type Instance struct {

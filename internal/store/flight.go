@@ -1,0 +1,127 @@
+package store
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"net/http"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"github.com/rollcall-dev/rollcall/api/v1alpha1"
+)
+
+// writer is the part of the API server that the pacer needs.
+type writer interface {
+	PatchStatus(ctx context.Context, at Ref, patch []byte) (*v1alpha1.Endpoint, error)
+	Get(ctx context.Context, at Ref) (*v1alpha1.Endpoint, error)
+}
+
+const (
+	// writeTimeout of one request.
+	writeTimeout = 10 * time.Second
+	// maxDecisions about one change in one go: others may be writing the same endpoint at the same moment.
+	maxDecisions = 4
+)
+
+// Results of a change, for the metric.
+const (
+	resultWritten    = "written"
+	resultUnchanged  = "unchanged"  // the API server has it already
+	resultSuperseded = "superseded" // by a newer instance
+	resultGone       = "gone"       // the Endpoint was deleted
+	resultRefused    = "refused"    // the API server never takes it
+	resultFailed     = "failed"     // to be tried again
+)
+
+// flight is one change on its way.
+type flight struct {
+	entry *entry
+	// taken is the change as it was taken from the entry, content what is left of it to be written.
+	taken, content change
+	patch          []byte
+	blocks         []string
+}
+
+// outcome of a flight: settled, one way or the other, unless err or contended says that it is to be tried again.
+type outcome struct {
+	gone      bool // with the Endpoint
+	contended bool // others write the same Endpoint all the time
+	err       error
+}
+
+// deliver writes f. Where the API server holds something else than was assumed, it looks there and decides again.
+func (f *flight) deliver(ctx context.Context, p *pacer) outcome {
+	for range maxDecisions {
+		stored, err := f.request(ctx, func(ctx context.Context) (*v1alpha1.Endpoint, error) {
+			return p.api.PatchStatus(ctx, f.entry.at, f.patch)
+		})
+		switch {
+		case err == nil:
+			p.endpoints.answered(stored)
+			p.metrics.count(f.blocks, resultWritten)
+			return outcome{}
+		case !apierrors.IsNotFound(err) && !refused(err):
+			p.metrics.count(f.blocks, resultFailed)
+			return outcome{err: err}
+		}
+		if done, o := f.reconsider(ctx, p, err); done {
+			return o
+		}
+	}
+	p.metrics.count(f.blocks, resultFailed)
+	return outcome{contended: true}
+}
+
+// reconsider decides by what is stored now, after the API server refused a patch for cause. It reports false if f is to be tried once more.
+func (f *flight) reconsider(ctx context.Context, p *pacer, cause error) (done bool, o outcome) {
+	stored, err := f.request(ctx, func(ctx context.Context) (*v1alpha1.Endpoint, error) { return p.api.Get(ctx, f.entry.at) })
+	if apierrors.IsNotFound(err) || err == nil && string(stored.UID) != f.entry.at.UID {
+		p.metrics.count(f.blocks, resultGone)
+		return true, outcome{gone: true}
+	}
+	if err != nil {
+		p.metrics.count(f.blocks, resultFailed)
+		return true, outcome{err: err}
+	}
+	p.endpoints.answered(stored)
+	s := stateOf(stored)
+	if !f.content.stands(s.connection) {
+		p.metrics.count(f.blocks, resultSuperseded)
+		return true, outcome{}
+	}
+	tried := f.patch
+	f.patch, f.blocks = f.content.patch(f.entry.at.UID, s)
+	if bytes.Equal(f.patch, tried) && !apierrors.IsConflict(cause) {
+		// No test has failed: it is what is in it.
+		p.log.Error(cause, "The API server does not take what was reported of an endpoint.", "namespace", f.entry.at.Namespace, "endpoint", f.entry.at.Name)
+		p.metrics.count(f.blocks, resultRefused)
+		f.content = f.content.lesser()
+		f.patch, f.blocks = f.content.patch(f.entry.at.UID, s)
+		return f.patch == nil || bytes.Equal(f.patch, tried), outcome{}
+	}
+	if f.patch == nil {
+		p.metrics.count(f.taken.blocks(), resultUnchanged)
+	}
+	return f.patch == nil, outcome{}
+}
+
+func (f *flight) request(ctx context.Context, do func(context.Context) (*v1alpha1.Endpoint, error)) (*v1alpha1.Endpoint, error) {
+	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
+	defer cancel()
+	return do(ctx)
+}
+
+// refused tells a no to this very patch from a failure of the API server: a test that did not hold, a conflict, or invalid content.
+func refused(err error) bool {
+	var status apierrors.APIStatus
+	if !errors.As(err, &status) {
+		return false
+	}
+	switch status.Status().Code {
+	case http.StatusBadRequest, http.StatusConflict, http.StatusRequestEntityTooLarge, http.StatusUnprocessableEntity:
+		return true
+	}
+	return false
+}

@@ -1,0 +1,105 @@
+package store
+
+import (
+	"crypto/ed25519"
+	"encoding/hex"
+	"sync"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
+
+	"github.com/rollcall-dev/rollcall/api/v1alpha1"
+	"github.com/rollcall-dev/rollcall/internal/envelope"
+	"github.com/rollcall-dev/rollcall/internal/order"
+)
+
+// table keeps what few objects say, by a key of its own.
+type table[O metav1.Object, V any] struct {
+	key  func(O) string
+	view func(O) V
+
+	mu   sync.RWMutex
+	rows map[string]V
+}
+
+func (t *table[O, V]) get(key string) (V, bool) {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	v, ok := t.rows[key]
+	return v, ok
+}
+
+func (t *table[O, V]) event(o O) {
+	v := t.view(o)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.rows[t.key(o)] = v
+}
+
+func (t *table[O, V]) drop(o O) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.rows, t.key(o))
+}
+
+func (t *table[O, V]) replace(all []O) {
+	rows := make(map[string]V, len(all))
+	for _, o := range all {
+		rows[t.key(o)] = t.view(o)
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.rows = rows
+}
+
+func newTokens() *table[*v1alpha1.EnrollmentToken, Token] {
+	return &table[*v1alpha1.EnrollmentToken, Token]{
+		key:  func(t *v1alpha1.EnrollmentToken) string { return string(t.UID) },
+		view: tokenOf, rows: map[string]Token{},
+	}
+}
+
+func newPolicies() *table[*v1alpha1.EndpointPolicy, Policy] {
+	return &table[*v1alpha1.EndpointPolicy, Policy]{
+		key:  func(p *v1alpha1.EndpointPolicy) string { return policyKey(p.Namespace, p.Name) },
+		view: policyOf, rows: map[string]Policy{},
+	}
+}
+
+func policyKey(namespace, name string) string { return namespace + "/" + name }
+
+func refOf(o metav1.Object) Ref {
+	return Ref{Namespace: o.GetNamespace(), Name: o.GetName(), UID: string(o.GetUID())}
+}
+
+func tokenOf(t *v1alpha1.EnrollmentToken) Token {
+	out := Token{Ref: refOf(t), Exhausted: t.Spec.MaxUses != nil && ptr.Deref(t.Status.Uses, 0) >= *t.Spec.MaxUses}
+	if key, err := envelope.ParseKey(t.Status.PublicKey); err == nil {
+		out.Key, _ = key.(ed25519.PublicKey)
+	}
+	if t.Status.ExpirationTime != nil {
+		out.Expires = t.Status.ExpirationTime.UTC()
+	}
+	for _, c := range t.Status.Claims {
+		if b, err := hex.DecodeString(string(c.KeySHA256)); err == nil && len(b) == len(KeyHash{}) {
+			out.Claims = append(out.Claims, KeyHash(b))
+		}
+	}
+	return out
+}
+
+func policyOf(p *v1alpha1.EndpointPolicy) Policy {
+	out := Policy{Ref: refOf(p), Revision: p.Status.Revision, Interval: DefaultInterval, Missed: DefaultMissed}
+	if h := p.Spec.Heartbeat; h != nil {
+		if h.IntervalSeconds != nil {
+			out.Interval = time.Duration(*h.IntervalSeconds) * time.Second
+		}
+		out.Missed = int(ptr.Deref(h.Missed, DefaultMissed))
+	}
+	out.WebsocketDisabled = p.Spec.CommandChannel != nil && p.Spec.CommandChannel.Mode == v1alpha1.CommandChannelHeartbeatOnly
+	if p.Status.Order != nil {
+		out.Order = order.FromResource(*p.Status.Order)
+	}
+	return out
+}

@@ -1,0 +1,276 @@
+package store
+
+import (
+	"cmp"
+	"encoding/json"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/rollcall-dev/rollcall/api/v1alpha1"
+)
+
+// What is written and why is decided here. Nothing in this file reads a clock or reaches for anything.
+
+// block of an Endpoint's status, encoded.
+type block struct {
+	json   []byte
+	digest digest
+}
+
+func newBlock[T any](v *T) *block {
+	if v == nil {
+		return nil
+	}
+	b, d := encode(v)
+	return &block{b, d}
+}
+
+// change is what waits to be written about an endpoint: the newest of each block. nil blocks stay as they are.
+type change struct {
+	seen             time.Time
+	replaces         Connection
+	connection       *Connection
+	agent, inventory *block
+}
+
+func changeOf(r Report) change {
+	c := change{seen: wholeSeconds(r.Seen), replaces: r.Replaces, agent: newBlock(r.Agent), inventory: newBlock(r.Inventory)}
+	if r.Connection != nil {
+		n := r.Connection.normal()
+		c.connection = &n
+	}
+	return c
+}
+
+// merge lays a newer change over this one.
+func (c *change) merge(n change) {
+	// What was decided by a connection that is not written yet is, seen from the API server, decided by the one before.
+	if c.connection == nil || n.replaces.normal() != *c.connection {
+		c.replaces = n.replaces
+	}
+	if n.seen.After(c.seen) {
+		c.seen = n.seen
+	}
+	c.connection = cmp.Or(n.connection, c.connection)
+	c.agent, c.inventory = cmp.Or(n.agent, c.agent), cmp.Or(n.inventory, c.inventory)
+}
+
+// without takes out what was written and has not changed since.
+func (c *change) without(written change) {
+	if c.connection == written.connection {
+		c.connection = nil
+	} else if written.connection != nil {
+		c.replaces = *written.connection
+	}
+	if c.agent == written.agent {
+		c.agent = nil
+	}
+	if c.inventory == written.inventory {
+		c.inventory = nil
+	}
+	if c.seen.Equal(written.seen) {
+		c.seen = time.Time{}
+	}
+}
+
+func (c *change) empty() bool { return len(c.blocks()) == 0 }
+
+// Blocks of the status that gateways write.
+const (
+	blockConnection = "connection"
+	blockAgent      = "agent"
+	blockInventory  = "inventory"
+	blockSeen       = "lastSeenTime"
+)
+
+func (c *change) blocks() (names []string) {
+	if c.connection != nil {
+		names = append(names, blockConnection)
+	}
+	if c.agent != nil {
+		names = append(names, blockAgent)
+	}
+	if c.inventory != nil {
+		names = append(names, blockInventory)
+	}
+	if !c.seen.IsZero() {
+		names = append(names, blockSeen)
+	}
+	return names
+}
+
+// lesser is what to write where the API server does not take the whole: an endpoint that is there must not look offline because something
+// that its agent says is not acceptable.
+func (c change) lesser() change {
+	if c.agent != nil || c.inventory != nil {
+		c.agent, c.inventory = nil, nil
+		return c
+	}
+	c.connection = nil
+	return c
+}
+
+// instance that this was decided for.
+func (c *change) instance() Instance {
+	if c.connection != nil {
+		return c.connection.Instance
+	}
+	return c.replaces.Instance
+}
+
+// stands tells whether what was decided by the connection it replaces still holds where the stored one is another by now. What no longer
+// does needs no successor: the next heartbeat is judged by what is stored then.
+func (c *change) stands(stored Connection) bool {
+	mine := c.instance()
+	switch {
+	case stored.Instance == c.replaces.Instance:
+		return c.connection == nil || stored.ConflictInstance == c.replaces.ConflictInstance
+	case stored.Epoch != mine.Epoch:
+		return mine.Epoch > stored.Epoch
+	default:
+		return stored.ID == mine.ID && mine.Session >= stored.Session
+	}
+}
+
+// state is what the API server holds of what gateways write.
+type state struct {
+	connection       Connection
+	seen             time.Time
+	agent, inventory digest
+}
+
+func stateOf(e *v1alpha1.Endpoint) state {
+	s := state{connection: connectionOf(e.Status.Connection), agent: digestOf(e.Status.Agent), inventory: digestOf(e.Status.Inventory)}
+	if e.Status.LastSeenTime != nil {
+		s.seen = wholeSeconds(e.Status.LastSeenTime.Time)
+	}
+	return s
+}
+
+func (r *record) state() state {
+	return state{connection: r.connection(), seen: r.seen.time(), agent: r.agent, inventory: r.inventory}
+}
+
+// over is what is there once c is written.
+func (c *change) over(s state) state {
+	if !c.stands(s.connection) {
+		return s
+	}
+	if c.connection != nil {
+		s.connection = *c.connection
+	}
+	if c.seen.After(s.seen) {
+		s.seen = c.seen
+	}
+	if c.agent != nil {
+		s.agent = c.agent.digest
+	}
+	if c.inventory != nil {
+		s.inventory = c.inventory.digest
+	}
+	return s
+}
+
+// operation of a JSON Patch (RFC 6902).
+type operation struct {
+	Op    string `json:"op"`
+	Path  string `json:"path"`
+	Value any    `json:"value"` // null, too, has a meaning: a test for what is absent
+}
+
+// patch is the JSON Patch that makes s what c says, on condition that it is what was seen; blocks names what it writes. There is none if
+// nothing is to be written.
+func (c *change) patch(uid string, s state) (patch []byte, blocks []string) {
+	want := c.over(s)
+	if want == s {
+		return nil, nil
+	}
+	ops := []operation{{"test", "/metadata/uid", uid}}
+	add := func(block string, value any) {
+		ops = append(ops, operation{"add", "/status/" + block, value})
+		blocks = append(blocks, block)
+	}
+	if want.connection != s.connection {
+		ops = append(ops, s.connection.tests()...)
+		add(blockConnection, want.connection.resource())
+	}
+	if want.agent != s.agent {
+		add(blockAgent, json.RawMessage(c.agent.json))
+	}
+	if want.inventory != s.inventory {
+		add(blockInventory, json.RawMessage(c.inventory.json))
+	}
+	if !want.seen.Equal(s.seen) {
+		add(blockSeen, metav1.Time{Time: want.seen})
+	}
+	patch, err := json.Marshal(ops)
+	if err != nil { // none of these can fail
+		return nil, nil
+	}
+	return patch, blocks
+}
+
+// tests hold as long as this is the connection that is stored.
+func (c Connection) tests() []operation {
+	const at = "/status/connection"
+	if c == (Connection{}) {
+		return []operation{{"test", at, nil}}
+	}
+	return []operation{
+		{"test", at + "/epoch", absent(c.Epoch)},
+		{"test", at + "/instanceID", absent(c.ID)},
+		{"test", at + "/sessionNumber", absent(c.Session)},
+		{"test", at + "/conflictInstanceID", absent(c.ConflictInstance)},
+	}
+}
+
+// absent is how an optional field is stored: not at all where it is zero.
+func absent[T comparable](v T) any {
+	var zero T
+	if v == zero {
+		return nil
+	}
+	return v
+}
+
+// normal is c as the API server will return it.
+func (c Connection) normal() Connection {
+	c.Since, c.InstanceTime = wholeSeconds(c.Since), wholeSeconds(c.InstanceTime)
+	return c
+}
+
+func wholeSeconds(t time.Time) time.Time { return stampAt(t).time() }
+
+func connectionOf(c *v1alpha1.EndpointConnection) Connection {
+	if c == nil {
+		return Connection{}
+	}
+	out := Connection{
+		Instance: Instance{Epoch: c.Epoch, ID: c.InstanceID, Session: c.SessionNumber},
+		Channel:  c.Channel, Gateway: string(c.Gateway), Since: stampOf(c.SinceTime).time(), InstanceTime: stampOf(c.InstanceTime).time(),
+		PreviousInstance: c.PreviousInstanceID, ConflictInstance: c.ConflictInstanceID, Error: c.Error,
+	}
+	out.RemoteAddress = string(c.RemoteAddress[:min(len(c.RemoteAddress), maxText)])
+	return out
+}
+
+// maxText bounds v1alpha1.Text.
+const maxText = 128
+
+func (c Connection) resource() *v1alpha1.EndpointConnection {
+	return &v1alpha1.EndpointConnection{
+		Channel: c.Channel, Gateway: v1alpha1.LocalName(c.Gateway),
+		Epoch: c.Epoch, InstanceID: c.ID, SessionNumber: c.Session,
+		SinceTime: timeOf(c.Since), InstanceTime: timeOf(c.InstanceTime),
+		PreviousInstanceID: c.PreviousInstance, ConflictInstanceID: c.ConflictInstance, Error: c.Error,
+		RemoteAddress: v1alpha1.Text(c.RemoteAddress),
+	}
+}
+
+func timeOf(t time.Time) *metav1.Time {
+	if t.IsZero() {
+		return nil
+	}
+	return &metav1.Time{Time: t}
+}
