@@ -1,0 +1,8 @@
+// Conformance is an agent that was written from docs/protocol.md and api/agent/v1/agent.proto alone, in a module that cannot import
+// Rollcall's. It proves the document: it enrols, beats, obeys and renews against a real gateway, and tries what a gateway must refuse.
+//
+//	go run . -server https://host:8443 -token-file token
+//
+// It prints one line for each thing that it tried and exits 0 if every MUST that it can see holds. It leaves an Endpoint behind. With the
+// standard library it speaks proto3 JSON; one heartbeat goes in protobuf, encoded by hand.
+package main
