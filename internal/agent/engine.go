@@ -94,9 +94,11 @@ type task struct {
 	name     string
 	due      time.Duration // since boot
 	doneAt   time.Duration // the last attempt; 0 for none
-	failures int
+	failures int           // in a row
 	problem  *wire.Problem
 	waiting  bool // accepted, and to be asked for again
+
+	succeeded, failed uint64 // since the start
 }
 
 // New makes an engine. It reads nothing yet and contacts nobody.
@@ -226,6 +228,7 @@ func (e *Engine) perform(ctx context.Context, t *task, do func(context.Context) 
 		e.Log.Info(t.name + " works again")
 	}
 	t.problem, t.failures, t.waiting = nil, 0, false
+	t.succeeded++
 	t.due = later(t.doneAt, next)
 }
 
@@ -236,6 +239,7 @@ func (e *Engine) failed(ctx context.Context, t *task, p *wire.Problem) {
 	}
 	log.Info(t.name+" failed: "+p.Error(), "reason", p.Name)
 	t.failures++
+	t.failed++
 	t.problem, t.waiting = p, false
 	r := e.Timing.react(p.Name, e.interval())
 	if r.trust && !e.trustAsked {

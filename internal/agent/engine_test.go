@@ -97,7 +97,7 @@ func newWorld(t *testing.T) *world {
 // start is a new process on the same directory.
 func (w *world) start() {
 	w.t.Helper()
-	dir, err := state.Open(w.path, state.NoFsync()) // a killed process loses nothing by it
+	dir, err := state.Open(w.path, state.Light()) // a killed process loses nothing by it
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -299,7 +299,7 @@ func TestServerCannotBeReached(t *testing.T) {
 // offline is an engine that trusts a fleet and can reach nobody.
 func offline(t *testing.T, f *fleettest.Fleet) *Engine {
 	t.Helper()
-	dir, err := state.Open(t.TempDir(), state.NoFsync())
+	dir, err := state.Open(t.TempDir(), state.Light())
 	if err != nil {
 		t.Fatal(err)
 	}

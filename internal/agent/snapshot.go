@@ -70,7 +70,9 @@ func (e *Engine) Status() status.Status {
 		out.Certificate.RenewsInSeconds = until(s.renewal.due, r.Boot)
 		s.facts.Expired = now.After(s.notAfter)
 	}
-	out.Heartbeat = status.Heartbeat{Accepted: s.beat.doneAt != 0 && s.beat.problem == nil}
+	out.Heartbeat = status.Heartbeat{
+		Accepted: s.beat.doneAt != 0 && s.beat.problem == nil, AcceptedCount: s.beat.succeeded, FailedCount: s.beat.failed,
+	}
 	if s.beat.doneAt != 0 {
 		out.Heartbeat.LastSecondsAgo = new(seconds(r.Boot - s.beat.doneAt))
 	}

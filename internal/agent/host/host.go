@@ -168,3 +168,6 @@ func firstFile(names ...string) string {
 	}
 	return ""
 }
+
+// BootTime is when the machine booted, by its wall clock when the agent started.
+func (m *Machine) BootTime() time.Time { return m.bootTime }

@@ -38,9 +38,9 @@ const (
 
 // Dir is an open state directory. Its methods may be called from one goroutine, Damaged from any.
 type Dir struct {
-	path    string
-	lock    *os.File
-	noFsync bool
+	path  string
+	lock  *os.File
+	light bool
 
 	// changed is called after each change on the disk: where a crash could come.
 	changed func()
@@ -52,8 +52,9 @@ type Dir struct {
 // Option changes how a directory is kept.
 type Option func(*Dir)
 
-// NoFsync leaves it to the kernel when to write to the disk: a killed process loses nothing, a power cut may. For simulations.
-func NoFsync() Option { return func(d *Dir) { d.noFsync = true } }
+// Light leaves it to the kernel when to write to the disk, and holds no reserve: a killed process loses nothing, a power cut may. For
+// simulations, where many agents share one disk.
+func Light() Option { return func(d *Dir) { d.light = true } }
 
 // Open makes the directory where it is missing, locks it, and removes what a crash left half written. Errors say what to do.
 func Open(path string, options ...Option) (*Dir, error) {
@@ -76,7 +77,9 @@ func Open(path string, options ...Option) (*Dir, error) {
 	}
 	d.lock = lock
 	d.sweep()
-	d.keepReserve()
+	if !d.light {
+		d.keepReserve()
+	}
 	return d, nil
 }
 
@@ -138,7 +141,7 @@ func (d *Dir) replace(name string, b []byte) (err error) {
 		return err
 	}
 	_, err = f.Write(b)
-	if err == nil && !d.noFsync {
+	if err == nil && !d.light {
 		err = f.Sync()
 	}
 	if err = errors.Join(err, f.Close()); err != nil {
@@ -165,7 +168,7 @@ func (d *Dir) remove(names ...string) error {
 }
 
 func (d *Dir) syncDir(path string) error {
-	if d.noFsync || runtime.GOOS == "windows" { // NTFS orders its own metadata, and directories cannot be synced there
+	if d.light || runtime.GOOS == "windows" { // NTFS orders its own metadata, and directories cannot be synced there
 		return nil
 	}
 	f, err := os.Open(path)

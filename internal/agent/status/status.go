@@ -81,6 +81,9 @@ type Heartbeat struct {
 	AcceptedSecondsAgo *int64 `json:"acceptedSecondsAgo,omitempty"`
 	// NextInSeconds is absent where none is planned.
 	NextInSeconds *int64 `json:"nextInSeconds,omitempty"`
+	// AcceptedCount and FailedCount since the start.
+	AcceptedCount uint64 `json:"acceptedCount"`
+	FailedCount   uint64 `json:"failedCount"`
 }
 
 // Clock is the machine's against the fleet's.

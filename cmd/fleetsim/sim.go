@@ -1,0 +1,204 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/go-logr/logr"
+
+	"github.com/rollcall-dev/rollcall/internal/agent"
+	"github.com/rollcall-dev/rollcall/internal/agent/host"
+	"github.com/rollcall-dev/rollcall/internal/agent/state"
+	"github.com/rollcall-dev/rollcall/internal/agent/status"
+	"github.com/rollcall-dev/rollcall/internal/identity"
+)
+
+type options struct {
+	server, proxy *url.URL
+	token         identity.Token
+	count         int
+	stateDir      string
+	prefix        string
+	version       string
+	odd           bool
+	oddAfter      time.Duration
+	enrolledFile  string
+	startRate     float64
+	timing        agent.Timing
+	log           logr.Logger
+	progress      io.Writer
+}
+
+func (o *options) name(i int) string { return fmt.Sprintf("%s-%02d", o.prefix, i) }
+
+// sim is the fleet.
+type sim struct {
+	*options
+	machine *host.Machine
+	wg      sync.WaitGroup
+
+	mu      sync.Mutex
+	agents  map[string]*simulated
+	stopped int
+	failed  error
+}
+
+// simulated is one agent, while it runs and after.
+type simulated struct {
+	name   string
+	engine *agent.Engine
+	stop   context.CancelFunc
+	done   chan struct{}
+}
+
+// summary is what the fleet has done.
+type summary struct {
+	Agents   int            `json:"agents"`
+	Enrolled int            `json:"enrolled"`
+	Online   int            `json:"online"`
+	Stopped  int            `json:"stopped"`
+	States   map[string]int `json:"states"`
+	Problems map[string]int `json:"problems"`
+	// EnrolledSeconds is when the last of them had enrolled, -1 if not all have.
+	EnrolledSeconds float64 `json:"enrolledSeconds"`
+	Accepted        uint64  `json:"heartbeatsAccepted"`
+	Failed          uint64  `json:"heartbeatsFailed"`
+}
+
+// run starts the agents, tells how it goes, and ends with ctx.
+func run(ctx context.Context, o *options) (summary, error) {
+	s := &sim{options: o, machine: host.This(ctx, os.TempDir()), agents: map[string]*simulated{}}
+	if err := os.MkdirAll(o.stateDir, 0o700); err != nil { //nolint:gosec // where the person said
+		return summary{}, err
+	}
+	began := time.Now()
+	s.wg.Go(func() { s.startAll(ctx) })
+	allEnrolled := -1.0
+	tick := time.NewTicker(200 * time.Millisecond)
+	defer tick.Stop()
+	said := ""
+	for running := true; running; {
+		select {
+		case <-ctx.Done():
+			running = false
+		case <-tick.C:
+		}
+		sum := s.summarize()
+		if sum.Enrolled == o.count && allEnrolled < 0 {
+			allEnrolled = time.Since(began).Round(time.Millisecond).Seconds()
+		}
+		if now := fmt.Sprintf("enrolled %d of %d, online %d", sum.Enrolled, o.count, sum.Online); now != said {
+			said = now
+			_, _ = fmt.Fprintln(o.progress, now)
+			s.tellEnrolled(sum.Enrolled)
+		}
+		if err := s.failure(); err != nil {
+			return sum, err
+		}
+	}
+	sum := s.summarize() // as they were, not as they end
+	s.wg.Wait()
+	sum.EnrolledSeconds = allEnrolled
+	return sum, nil
+}
+
+// startAll starts them one after the other, so that a large fleet is no flood of handshakes.
+func (s *sim) startAll(ctx context.Context) {
+	pause := time.NewTicker(time.Duration(float64(time.Second) / s.startRate))
+	defer pause.Stop()
+	for i := 1; i <= s.count; i++ {
+		s.startNumber(ctx, i)
+		select {
+		case <-ctx.Done():
+			return
+		case <-pause.C:
+		}
+	}
+}
+
+// start runs an agent on a directory until ctx, or its own stop.
+func (s *sim) start(ctx context.Context, name, dir, version string) *simulated {
+	d, err := state.Open(dir, state.Light())
+	if err != nil {
+		s.fail(fmt.Errorf("%s: %w", name, err))
+		return nil
+	}
+	ctx, stop := context.WithCancel(ctx)
+	a := &simulated{name: name, stop: stop, done: make(chan struct{}), engine: agent.New(agent.Config{
+		Dir: d, Host: &machine{Machine: s.machine, name: name}, Server: s.server, Proxy: s.proxy, Token: s.token,
+		Version: version, Platform: host.Platform, Timing: s.timing, Log: s.log.WithValues("endpoint", name),
+	})}
+	s.mu.Lock()
+	s.agents[filepath.Base(dir)] = a
+	s.mu.Unlock()
+	s.wg.Go(func() {
+		defer close(a.done)
+		defer stop()
+		a.engine.Run(ctx)
+		_ = d.Close() // the next start locks it again
+	})
+	return a
+}
+
+func (s *sim) fail(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.failed = errors.Join(s.failed, err)
+}
+
+func (s *sim) failure() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.failed
+}
+
+func (s *sim) summarize() summary {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	sum := summary{Agents: s.count, Enrolled: s.stopped, Stopped: s.stopped, States: map[string]int{}, Problems: map[string]int{}, EnrolledSeconds: -1}
+	for name, a := range s.agents {
+		st := a.engine.Status()
+		sum.Accepted += st.Heartbeat.AcceptedCount
+		sum.Failed += st.Heartbeat.FailedCount
+		if st.Endpoint != nil && filepath.Ext(name) != cloneSuffix {
+			sum.Enrolled++
+		}
+		select {
+		case <-a.done:
+			sum.Stopped++
+			continue
+		default:
+		}
+		sum.add(st)
+	}
+	return sum
+}
+
+func (s *summary) add(st status.Status) {
+	s.States[st.State]++
+	if st.State == "Online" {
+		s.Online++
+	}
+	for _, p := range st.Problems {
+		s.Problems[p.Name]++
+	}
+}
+
+// tellEnrolled keeps the number in a file, for whoever started this.
+func (s *sim) tellEnrolled(n int) {
+	if s.enrolledFile == "" {
+		return
+	}
+	err := os.WriteFile(s.enrolledFile+".new", []byte(strconv.Itoa(n)+"\n"), 0o600)
+	if err = errors.Join(err, os.Rename(s.enrolledFile+".new", s.enrolledFile)); err != nil {
+		s.fail(err)
+	}
+}

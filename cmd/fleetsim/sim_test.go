@@ -1,0 +1,116 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/go-logr/logr"
+	"go.uber.org/goleak"
+
+	"github.com/rollcall-dev/rollcall/internal/agent"
+	"github.com/rollcall-dev/rollcall/internal/agent/fleettest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// live runs a fleet until a condition, and returns what it says at its end.
+func live(t *testing.T, o options, until func() bool) summary {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	go func() {
+		tick := time.NewTicker(20 * time.Millisecond)
+		defer tick.Stop()
+		for ctx.Err() == nil && !until() {
+			<-tick.C
+		}
+		cancel()
+	}()
+	sum, err := run(ctx, &o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return sum
+}
+
+// Every agent is a machine of its own; the odd ones are odd; and after a restart the same fleet goes on.
+func TestFleet(t *testing.T) {
+	f := fleettest.New(t, time.Now)
+	g := f.Serve(t)
+	dir := t.TempDir()
+	o := options{
+		server: g.URL, token: f.Token(), count: 8, stateDir: filepath.Join(dir, "state"), prefix: "agent", version: "8.0.0", odd: true,
+		oddAfter: 200 * time.Millisecond, enrolledFile: filepath.Join(dir, "enrolled"), startRate: 1000, timing: agent.DefaultTiming(), log: logr.Discard(), progress: io.Discard,
+	}
+	o.timing.HeartbeatInterval = 100 * time.Millisecond
+
+	// seen is what the gateway knows: versions by host, and for an epoch how many instances a host has had.
+	seen := func() (versions map[string]string, clones map[string]int) {
+		versions, clones = map[string]string{}, map[string]int{}
+		instances, hosts := map[string]bool{}, map[string]string{}
+		for _, b := range g.Beats() {
+			a := b.GetAgent()
+			if h := b.GetInventory().GetHostname(); h != "" {
+				hosts[a.GetMachineId()] = h
+			}
+			host := hosts[a.GetMachineId()]
+			versions[host] = a.GetVersion()
+			if key := a.GetInstanceId(); !instances[key] {
+				instances[key] = true
+				clones[host+" "+string(rune('0'+a.GetEpoch()))]++
+			}
+		}
+		return versions, clones
+	}
+	gone := filepath.Join(o.stateDir, "agent-04", goneFile)
+	sum := live(t, o, func() bool {
+		_, clones := seen()
+		_, err := os.Stat(gone)
+		return clones["agent-05 2"] == 2 && err == nil && g.Enrolled() == 8 && len(g.Beats()) > 60
+	})
+	versions, _ := seen()
+	if len(versions) != 8 || versions["agent-02"] != oldVersion || versions["agent-01"] != "8.0.0" {
+		t.Errorf("hosts and versions: %v", versions)
+	}
+	if sum.Agents != 8 || sum.Enrolled != 8 || sum.Stopped != 1 || sum.Online != 8 || sum.Accepted < 20 || sum.EnrolledSeconds < 0 { // 7, and the clone
+		t.Errorf("summary %+v", sum)
+	}
+	if b, err := os.ReadFile(o.enrolledFile); err != nil || strings.TrimSpace(string(b)) != "8" {
+		t.Errorf("the file of the enrolled has %q, %v", b, err)
+	}
+	if _, err := json.Marshal(sum); err != nil {
+		t.Error(err)
+	}
+
+	before := len(g.Beats())
+	sum = live(t, o, func() bool {
+		_, clones := seen()
+		return clones["agent-05 3"] == 2 && len(g.Beats()) > before+20
+	})
+	if g.Enrolled() != 8 || sum.Stopped != 1 || sum.Enrolled != 8 {
+		t.Errorf("after a restart: %d enrolments, %+v", g.Enrolled(), sum)
+	}
+	if _, clones := seen(); clones["agent-04 2"] != 0 || clones["agent-01 2"] != 1 {
+		t.Errorf("starts after a restart: %v", clones)
+	}
+}
+
+func TestParse(t *testing.T) {
+	for want, args := range map[string][]string{
+		"--server and --state-dir are needed": {},
+		"--count is 1 to 100000":              {"--server=https://x", "--state-dir=/x", "--count=0"},
+		"https://host:port":                   {"--server=x", "--state-dir=/x"},
+		"unknown flag":                        {"--nonsense"},
+		"read the enrolment token":            {"--server=https://x", "--state-dir=/x", "--token-file=/nonsense"},
+	} {
+		if _, err := parse(args); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v: %v, want %q", args, err, want)
+		}
+	}
+}
