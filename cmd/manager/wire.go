@@ -12,6 +12,7 @@ import (
 	"github.com/rollcall-dev/rollcall/controllers/enrollment"
 	"github.com/rollcall-dev/rollcall/controllers/gatewaytoken"
 	"github.com/rollcall-dev/rollcall/controllers/keys"
+	"github.com/rollcall-dev/rollcall/controllers/policy"
 	"github.com/rollcall-dev/rollcall/controllers/serving"
 	"github.com/rollcall-dev/rollcall/internal/csr"
 )
@@ -28,6 +29,9 @@ func wire(ctx context.Context, mgr ctrl.Manager, o *options, fleet *keys.Fleet, 
 		func() error { return addGatewayToken(mgr, o, store.Client) },
 		func() error { return addServing(mgr, o, fleet) },
 		func() error { return addEnrollment(ctx, mgr, o, fleet) },
+		func() error {
+			return policy.Setup(mgr, policy.Options{FleetID: fleet.ID, Orders: fleet.Orders, CountInterval: o.countInterval})
+		},
 	} {
 		if err := add(); err != nil {
 			return fmt.Errorf("set up the manager: %w", err)

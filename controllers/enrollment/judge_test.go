@@ -221,24 +221,26 @@ func TestRenewalsNeverLockTheMachineOut(t *testing.T) {
 func TestUsable(t *testing.T) {
 	hour := v1alpha1.EnrollmentTokenSpec{ExpiresAfterHours: 1}
 	for _, tc := range []struct {
-		name             string
-		spec             v1alpha1.EnrollmentTokenSpec
-		uses             int32
-		exists, replaced bool
-		now              time.Time
-		status           metav1.ConditionStatus
-		reason           string
+		name     string
+		spec     v1alpha1.EnrollmentTokenSpec
+		uses     int32
+		secret   handout
+		replaced bool
+		now      time.Time
+		status   metav1.ConditionStatus
+		reason   string
 	}{
 		{name: "good", spec: hour, now: noon, status: metav1.ConditionTrue, reason: "Usable"},
 		{name: "expired", spec: hour, now: noon.Add(time.Hour), status: metav1.ConditionFalse, reason: "Expired"},
 		{name: "used up", spec: v1alpha1.EnrollmentTokenSpec{MaxUses: ptr.To[int32](1)}, uses: 1, now: noon, status: metav1.ConditionFalse, reason: "UsedUp"},
-		{name: "somebody's Secret is in the way", spec: hour, exists: true, now: noon, status: metav1.ConditionTrue, reason: "SecretExists"},
+		{name: "somebody's Secret is in the way", spec: hour, secret: inTheWay, now: noon, status: metav1.ConditionTrue, reason: "SecretExists"},
+		{name: "an older Secret is about to go", spec: hour, secret: waits, now: noon, status: metav1.ConditionTrue, reason: "SecretPending"},
 		{name: "the master key is another", spec: hour, replaced: true, now: noon, status: metav1.ConditionFalse, reason: "KeyReplaced"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			token := &v1alpha1.EnrollmentToken{ObjectMeta: metav1.ObjectMeta{Name: "t", CreationTimestamp: metav1.NewTime(noon)}, Spec: tc.spec}
 			token.Status.Uses = &tc.uses
-			if got := usable(token, tc.now, tc.exists, tc.replaced); got.Status != tc.status || got.Reason != tc.reason || got.Message == "" {
+			if got := usable(token, tc.now, tc.secret, tc.replaced); got.Status != tc.status || got.Reason != tc.reason || got.Message == "" {
 				t.Errorf("got %+v, want %s %s", got, tc.status, tc.reason)
 			}
 		})

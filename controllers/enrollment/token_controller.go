@@ -33,15 +33,25 @@ const (
 	reasonUsable       = "Usable"
 	reasonExpired      = "Expired"
 	reasonUsedUp       = "UsedUp"
+	reasonSecretWaits  = "SecretPending"
 	reasonSecretExists = "SecretExists"
 	reasonKeyReplaced  = "KeyReplaced"
 )
 
 const (
 	// secretPatience is how long a Secret of the token's name may be in the way of a new token: one of a token of the same name that was
-	// deleted goes away within seconds.
-	secretPatience = 30 * time.Second
+	// deleted goes away within seconds, or when the garbage collector has heard of a new CRD.
+	secretPatience = 2 * time.Minute
 	secretRetry    = 2 * time.Second
+)
+
+// handout is where a token's Secret stands.
+type handout int
+
+const (
+	handedOut handout = iota
+	waits             // for an older Secret of that name to go
+	inTheWay          // is one that does not go
 )
 
 // TokenReconciler hands out enrolment tokens: it derives a token's key, puts the token into a Secret, and says whether it is still good.
@@ -85,7 +95,7 @@ func (r *TokenReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
 	before := token.DeepCopy()
-	wait, exists, err := r.ensureSecret(ctx, token)
+	wait, secret, err := r.ensureSecret(ctx, token)
 	if err != nil {
 		return ctrl.Result{}, err
 	}
@@ -98,7 +108,7 @@ func (r *TokenReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl
 	status.Uses = ptr.To(ptr.Deref(status.Uses, 0))
 	replaced := r.setPublicKey(token)
 	now := r.now()
-	condition := usable(token, now, exists, replaced)
+	condition := usable(token, now, secret, replaced)
 	if meta.SetStatusCondition(&status.Conditions, condition) && condition.Status == metav1.ConditionFalse {
 		r.Events.Eventf(token, nil, corev1.EventTypeNormal, condition.Reason, "Judge", "%s", condition.Message)
 	}
@@ -119,11 +129,13 @@ func (r *TokenReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl
 //
 // The Secret is never read. So one that is there already may be what an earlier, interrupted run made; or that of a deleted token of the same
 // name, and about to go; or somebody else's. Creating it is tried until the second must be gone; then the token says that it is in the way.
-func (r *TokenReconciler) ensureSecret(ctx context.Context, token *v1alpha1.EnrollmentToken) (wait time.Duration, exists bool, err error) {
+func (r *TokenReconciler) ensureSecret(ctx context.Context, token *v1alpha1.EnrollmentToken) (wait time.Duration, at handout, err error) {
 	name := token.Name + "-token"
 	if token.Status.SecretName != "" {
-		c := meta.FindStatusCondition(token.Status.Conditions, conditionUsable)
-		return 0, c != nil && c.Reason == reasonSecretExists, nil
+		if c := meta.FindStatusCondition(token.Status.Conditions, conditionUsable); c != nil && c.Reason == reasonSecretExists {
+			return 0, inTheWay, nil
+		}
+		return 0, handedOut, nil
 	}
 	text := r.Fleet.Token(string(token.UID)).Reveal()
 	secret := &corev1.Secret{
@@ -142,15 +154,15 @@ func (r *TokenReconciler) ensureSecret(ctx context.Context, token *v1alpha1.Enro
 	err = r.Client.Create(ctx, secret)
 	switch {
 	case apierrors.IsAlreadyExists(err) && r.now().Sub(token.CreationTimestamp.Time) < secretPatience:
-		return secretRetry, false, nil
+		return secretRetry, waits, nil
 	case err != nil && !apierrors.IsAlreadyExists(err):
-		return 0, false, fmt.Errorf("create Secret %s/%s: %w", secret.Namespace, secret.Name, err)
+		return 0, waits, fmt.Errorf("create Secret %s/%s: %w", secret.Namespace, secret.Name, err)
 	}
 	token.Status.SecretName = v1alpha1.LocalName(name)
 	if err != nil {
-		return 0, true, nil
+		return 0, inTheWay, nil
 	}
-	return 0, false, r.reached("made token")
+	return 0, handedOut, r.reached("made token")
 }
 
 // setPublicKey publishes what a gateway verifies enrolments with; none where the token in the Secret was made with a master key that is lost.
@@ -183,7 +195,7 @@ func (r *TokenReconciler) dropClaims(ctx context.Context, token *v1alpha1.Enroll
 }
 
 // usable is the condition Usable. It being False is no failure: people declared the bounds.
-func usable(t *v1alpha1.EnrollmentToken, now time.Time, secretExists, keyReplaced bool) metav1.Condition {
+func usable(t *v1alpha1.EnrollmentToken, now time.Time, secret handout, keyReplaced bool) metav1.Condition {
 	c := metav1.Condition{Type: conditionUsable, Status: metav1.ConditionFalse, ObservedGeneration: t.Generation}
 	switch end := expiration(t); {
 	case keyReplaced:
@@ -192,7 +204,10 @@ func usable(t *v1alpha1.EnrollmentToken, now time.Time, secretExists, keyReplace
 		c.Reason, c.Message = reasonExpired, "expired: create another EnrollmentToken"
 	case usedUp(t):
 		c.Reason, c.Message = reasonUsedUp, "used up: raise maxUses, or create another EnrollmentToken"
-	case secretExists:
+	case secret == waits:
+		c.Status, c.Reason = metav1.ConditionTrue, reasonSecretWaits
+		c.Message = fmt.Sprintf("waits for an older Secret %s-token to go, and then makes its own", t.Name)
+	case secret == inTheWay:
 		c.Status, c.Reason = metav1.ConditionTrue, reasonSecretExists
 		c.Message = fmt.Sprintf("a Secret %s-token was there before. If its ownerReferences do not name this EnrollmentToken, delete both and create this one again", t.Name)
 	default:

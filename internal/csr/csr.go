@@ -28,11 +28,12 @@ const (
 // Backdate is how long before it is issued a certificate becomes valid, for peers whose clocks are behind.
 const Backdate = 5 * time.Minute
 
-// AnsweredTime tells when a request was denied, failed or issued; ok is false while it was not.
-func AnsweredTime(r *certv1.CertificateSigningRequest) (at time.Time, ok bool) {
+// AnsweredTime tells by when a request was denied, failed or issued, to the second after; ok is false while it was not.
+func AnsweredTime(r *certv1.CertificateSigningRequest) (by time.Time, ok bool) {
+	const cut = time.Second // what the API and certificates leave of a time
 	for _, c := range r.Status.Conditions {
 		if c.Type == certv1.CertificateDenied || c.Type == certv1.CertificateFailed {
-			return c.LastUpdateTime.Time, true
+			return c.LastUpdateTime.Add(cut), true
 		}
 	}
 	if len(r.Status.Certificate) == 0 {
@@ -41,10 +42,10 @@ func AnsweredTime(r *certv1.CertificateSigningRequest) (at time.Time, ok bool) {
 	// Nothing but the certificate itself tells: approval may have been long before.
 	if block, _ := pem.Decode(r.Status.Certificate); block != nil {
 		if cert, err := x509.ParseCertificate(block.Bytes); err == nil {
-			at = cert.NotBefore.Add(Backdate)
+			by = cert.NotBefore.Add(Backdate + cut)
 		}
 	}
-	return at, true
+	return by, true
 }
 
 // Approved tells whether somebody approved a request.
