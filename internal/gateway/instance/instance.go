@@ -35,8 +35,8 @@ type Contact struct {
 //   - The same instance with a lower session number, or a lower epoch within grace, is late.
 //   - Another instance of the same epoch (a fork), or a lower epoch after grace (a machine that was set back), is a conflict. It is recorded, and
 //     no order is given to anybody until a machine enrols again or a person accepts an instance.
-//   - The accepted instance takes over at its next contact, whatever its epoch, and ends the conflict. Then the others of its epoch and before stay
-//     refused, and so does the one that it took over from; nothing is recorded again.
+//   - In a conflict the accepted instance takes over at its next contact, whatever its epoch, and ends it. Then the others of its epoch and before
+//     stay refused, and so does the one that it took over from; nothing is recorded again.
 //
 // What was recorded before the endpoint's enrolment is of another machine, or of another life of this one, and counts for nothing.
 func Judge(e store.Endpoint, in Contact, grace time.Duration) (Verdict, store.Connection) {
@@ -56,7 +56,7 @@ func Judge(e store.Endpoint, in Contact, grace time.Duration) (Verdict, store.Co
 			c.ConflictInstance = ""
 		}
 		return Current, c
-	case in.ID == e.AcceptInstance:
+	case in.ID == e.AcceptInstance && c.ConflictInstance != "":
 		c.PreviousInstance, c.ConflictInstance = c.ID, ""
 		return Newer, begin(c, in, e.EnrolledTime)
 	case in.Epoch > c.Epoch && (!settled || !displaced):

@@ -126,6 +126,15 @@ func TestJudge(t *testing.T) {
 			store.Connection{Instance: store.Instance{Epoch: 2, ID: "B"}, InstanceTime: soon, PreviousInstance: "A"},
 		},
 		{"the other one is accepted, and the recorded one speaks first", recorded(conflict), "B", store.Instance{Epoch: 5, ID: "A", Session: 3}, later, Current, recorded(conflict)},
+		{
+			"a late packet of the accepted one, which has restarted",
+			store.Connection{Instance: store.Instance{Epoch: 6, ID: "R"}, InstanceTime: since, PreviousInstance: "A"},
+			"A",
+			store.Instance{Epoch: 5, ID: "A", Session: 3},
+			soon,
+			Late,
+			store.Connection{Instance: store.Instance{Epoch: 6, ID: "R"}, InstanceTime: since, PreviousInstance: "A"},
+		},
 		{"after accepting A, B is refused and nothing recorded", recorded(nil), "A", store.Instance{Epoch: 5, ID: "B"}, soon, Conflicting, recorded(nil)},
 		{
 			"after accepting A, the one that it took over from is refused in spite of its higher epoch",
