@@ -84,14 +84,19 @@ func run(ctx context.Context, o *options) (summary, error) {
 	allEnrolled := -1.0
 	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()
-	said := ""
-	for running := true; running; {
+	said, sum := "", s.summarize()
+	for {
 		select {
-		case <-ctx.Done():
-			running = false
+		case <-ctx.Done(): // the fleet as it was last seen, not as it ends
+			s.wg.Wait()
+			sum.EnrolledSeconds = allEnrolled
+			return sum, nil
 		case <-tick.C:
 		}
-		sum := s.summarize()
+		if ctx.Err() != nil {
+			continue
+		}
+		sum = s.summarize()
 		if sum.Enrolled == o.count && allEnrolled < 0 {
 			allEnrolled = time.Since(began).Round(time.Millisecond).Seconds()
 		}
@@ -104,10 +109,6 @@ func run(ctx context.Context, o *options) (summary, error) {
 			return sum, err
 		}
 	}
-	sum := s.summarize() // as they were, not as they end
-	s.wg.Wait()
-	sum.EnrolledSeconds = allEnrolled
-	return sum, nil
 }
 
 // startAll starts them one after the other, so that a large fleet is no flood of handshakes.

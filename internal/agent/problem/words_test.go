@@ -92,3 +92,36 @@ func TestWordsDepend(t *testing.T) {
 		t.Error(got)
 	}
 }
+
+// The table in the documentation is made of the same words.
+func TestDocumentation(t *testing.T) {
+	const doc = "../../../docs/agent.md"
+	b, err := os.ReadFile(doc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, rest, ok1 := strings.Cut(string(b), "<!-- problems -->\n")
+	_, after, ok2 := strings.Cut(rest, "<!-- /problems -->")
+	if !ok1 || !ok2 {
+		t.Fatal("docs/agent.md has lost the marks of its table")
+	}
+	all := slices.Concat(names(t, "../../wire/problem.go"), names(t, "problem.go"))
+	slices.Sort(all)
+	f := facts
+	f.Identity, f.Instance, f.Server, f.Proxy = "…", "…", "the server", "in use"
+	var table strings.Builder
+	table.WriteString("| problem | state | what it means | what to do |\n|---|---|---|---|\n")
+	for _, n := range all {
+		w := problem.Explain(n, f)
+		table.WriteString("| `" + string(n) + "` | " + w.State + " | " + strings.ReplaceAll(w.Meaning, " on 2026-12-24 at 12:00:00Z", "") + " | " + strings.ReplaceAll(w.Advice, "|", "\\|") + " |\n")
+	}
+	want := before + "<!-- problems -->\n" + table.String() + "<!-- /problems -->" + after
+	if *update {
+		if err := os.WriteFile(doc, []byte(want), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if want != string(b) && !*update {
+		t.Error("docs/agent.md does not say what cytool says: go test ./internal/agent/problem -update")
+	}
+}
