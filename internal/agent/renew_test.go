@@ -176,11 +176,11 @@ func TestWrongCertificateIsRefused(t *testing.T) {
 	}
 	other := fleettest.New(t, w.machine.now)
 	const id = "0b6f2f3a-2b1c-4d53-8a64-1e6a3f1f6b02"
-	twin := *w.fleet
-	twin.ID = other.ID
+	twin, impostor := *w.fleet, *other // the right CA for another fleet, another CA for the right one
+	twin.ID, impostor.ID = other.ID, w.fleet.ID
 	for name, cert := range map[string]*x509.Certificate{
 		"another key":   w.fleet.Certify(other.AgentCA.Key.Public(), id, noon, noon.Add(day)),
-		"another CA":    other.Certify(pending.Key.Public(), id, noon, noon.Add(day)),
+		"another CA":    impostor.Certify(pending.Key.Public(), id, noon, noon.Add(day)),
 		"another fleet": twin.Certify(pending.Key.Public(), id, noon, noon.Add(day)),
 		"no agent's":    w.fleet.AgentCA.Sign(t, pending.Key.Public(), fleettest.Serving(noon, noon.Add(day))),
 	} {

@@ -47,7 +47,8 @@ const (
 	anew      = "Get a new token (kubectl get ept, then the Secret <name>-token) and run its install line on this machine."
 	nothing   = "Nothing: the agent tries again by itself. "
 	forAdmin  = "Ask whoever runs the fleet; in the cluster: "
-	reenroll  = "To let this machine in again: rollcall-agent reset, then the install line of a new token."
+	forget    = "systemctl stop rollcall-agent, rollcall-agent reset --yes, then the install line of a new token."
+	reenroll  = "To let this machine in again: " + forget
 	ofMachine = "its Endpoint, the one with status.identity.id {identity}"
 )
 
@@ -82,7 +83,7 @@ var words = map[wire.Name]Words{
 	wire.CertificateSuperseded: {
 		StateConflict, "The certificate was replaced by a newer one",
 		"Another machine, or a copy of this one, renewed this identity's certificate; the one here no longer counts. Typical of cloned disks and restored backups.",
-		"Decide which machine is the true one. On each other one: rollcall-agent reset, then the install line of a new token.",
+		"Decide which machine is the true one. On each other one: " + forget,
 	},
 	wire.EndpointSuspended: {
 		StateSuspended, "The endpoint is suspended",
@@ -107,7 +108,7 @@ var words = map[wire.Name]Words{
 	wire.IdentityConflict: {
 		StateConflict, "Two machines use this identity",
 		"Another machine, or another copy of this one, beats with the same identity. Both may beat; none gets actions until a person decides. Typical of cloned disks.",
-		"Decide which machine is the true one. On each other one: rollcall-agent reset, then the install line of a new token. " +
+		"Decide which machine is the true one. On each other one: " + forget + " " +
 			"If this is the only one (it was restored from a backup), annotate its Endpoint: rollcall.dev/accept-instance={instance}.",
 	},
 	wire.SessionReplaced: {

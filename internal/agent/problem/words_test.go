@@ -108,12 +108,12 @@ func TestDocumentation(t *testing.T) {
 	all := slices.Concat(names(t, "../../wire/problem.go"), names(t, "problem.go"))
 	slices.Sort(all)
 	f := facts
-	f.Identity, f.Instance, f.Server, f.Proxy = "…", "…", "the server", "in use"
+	f.Identity, f.Instance, f.Server, f.Proxy = "…", "…", "the gateway", "in use"
 	var table strings.Builder
 	table.WriteString("| problem | state | what it means | what to do |\n|---|---|---|---|\n")
 	for _, n := range all {
 		w := problem.Explain(n, f)
-		table.WriteString("| `" + string(n) + "` | " + w.State + " | " + strings.ReplaceAll(w.Meaning, " on 2026-12-24 at 12:00:00Z", "") + " | " + strings.ReplaceAll(w.Advice, "|", "\\|") + " |\n")
+		table.WriteString("| `" + string(n) + "` | " + w.State + " | " + strings.ToUpper(w.Meaning[:1]) + strings.ReplaceAll(w.Meaning[1:], " on 2026-12-24 at 12:00:00Z", "") + " | " + strings.ReplaceAll(w.Advice, "|", "\\|") + " |\n")
 	}
 	want := before + "<!-- problems -->\n" + table.String() + "<!-- /problems -->" + after
 	if *update {
