@@ -292,7 +292,7 @@ func (e *Engine) begin(context.Context) (time.Duration, error) {
 	if id != nil {
 		e.beat.due = e.boot() + time.Duration(e.Random()*float64(min(10*time.Second, e.interval()/10)))
 	}
-	e.Log.Info("agent starts", "version", e.Version, "epoch", kept.Epoch, "identity", e.identityID(), "server", e.Server.String())
+	e.Log.Info("agent starts", "version", e.Version, "epoch", kept.Epoch, "server", e.Server.String())
 	return never, nil
 }
 
@@ -303,8 +303,10 @@ func (e *Engine) takeUp(kept *statev1.AgentState, id *state.Identity) error {
 		return problem.New(problem.StateUnwritable, err.Error())
 	}
 	e.clock = liveness.NewClock(asTime(kept.GetTimeFloor()), kept.GetClockSkew().AsDuration())
-	e.pin, e.id = pin, id
-	e.book = orders.Book{IdentityID: e.identityID()}
+	e.pin, e.book = pin, orders.Book{}
+	if id != nil {
+		e.be(id)
+	}
 	if pinned {
 		if trust, err := identity.OpenTrust(pin, kept.GetTrust()); err == nil {
 			e.book.Trust, e.chain = trust, kept.GetTrust()
@@ -313,6 +315,12 @@ func (e *Engine) takeUp(kept *statev1.AgentState, id *state.Identity) error {
 	e.journalCreated = asTime(kept.GetJournalCreatedAt())
 	e.book.Restore(kept.GetAssignment(), kept.GetPolicies())
 	return nil
+}
+
+// be takes an identity.
+func (e *Engine) be(id *state.Identity) {
+	e.id, e.book.IdentityID = id, id.ID
+	e.Log = e.Log.WithValues("identity", id.ID)
 }
 
 // save writes what changed. An agent on a full disk goes on with what it has in memory.

@@ -46,7 +46,7 @@ func (e *Engine) enroll(ctx context.Context) (time.Duration, error) {
 	if err := e.Dir.ForgetToken(); err != nil {
 		e.notWritten(err)
 	}
-	e.Log.Info("enrolled", "identity", e.id.ID, "fleet", e.id.FleetID)
+	e.Log.Info("enrolled", "fleet", e.id.FleetID)
 	return never, nil
 }
 
@@ -154,7 +154,10 @@ func (e *Engine) become(ctx context.Context, der []byte, key *ecdsa.PrivateKey) 
 		e.notWritten(err)
 	}
 	e.reconnect()
-	e.id, e.book.IdentityID = id, id.ID
+	if e.id == nil {
+		e.be(id)
+	}
+	e.id = id
 	e.beat.due, e.beat.failures = e.boot(), 0
 	e.renewal.due = never
 	e.save()

@@ -35,7 +35,7 @@ func (e *Engine) renew(ctx context.Context) (time.Duration, error) {
 	if err := e.become(ctx, der, pending.Key); err != nil {
 		return 0, err
 	}
-	e.Log.Info("certificate renewed", "identity", e.id.ID, "expires", e.id.Certificate.NotAfter)
+	e.Log.Info("certificate renewed", "expires", e.id.Certificate.NotAfter)
 	return never, nil
 }
 
