@@ -2,6 +2,7 @@
 package limit
 
 import (
+	"net/netip"
 	"sync"
 	"time"
 )
@@ -78,4 +79,14 @@ func (l *Keyed[K]) makeRoom(now time.Time) {
 		}
 		delete(l.states, k)
 	}
+}
+
+// Client is whom an address counts as: an IPv6 client has a /64 to itself.
+func Client(addr netip.Addr) netip.Addr {
+	if addr.Is6() {
+		if p, err := addr.WithZone("").Prefix(64); err == nil {
+			return p.Addr()
+		}
+	}
+	return addr
 }

@@ -1,6 +1,7 @@
 package limit
 
 import (
+	"net/netip"
 	"testing"
 	"time"
 
@@ -58,5 +59,18 @@ func TestKeysAreApartAndFew(t *testing.T) {
 	l.Take(-1, now.Add(time.Hour))
 	if len(l.states) != 1 {
 		t.Errorf("%d keys are remembered though all but one are rested", len(l.states))
+	}
+}
+
+func TestClient(t *testing.T) {
+	for from, want := range map[string]string{
+		"192.0.2.7": "192.0.2.7", "2001:db8:1:2:3:4:5:6": "2001:db8:1:2::", "2001:db8:1:2::9": "2001:db8:1:2::", "fe80::1%eth0": "fe80::",
+	} {
+		if got := Client(netip.MustParseAddr(from)).String(); got != want {
+			t.Errorf("%s counts as %s, want %s", from, got, want)
+		}
+	}
+	if Client(netip.Addr{}) != (netip.Addr{}) {
+		t.Error("no address counts as one")
 	}
 }

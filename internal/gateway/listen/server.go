@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+
+	"github.com/rollcall-dev/rollcall/internal/gateway/limit"
 )
 
 // Result of a handshake, for the metric.
@@ -162,7 +164,7 @@ func (s *Server) greet(raw net.Conn) {
 		_ = raw.Close()
 		return
 	}
-	at := s.handshakes.enter(share(addr), c.raw.silent, c.abort)
+	at := s.handshakes.enter(limit.Client(addr), c.raw.silent, c.abort)
 	go func() {
 		defer s.running.Done() // track added it
 		s.handshake(c, encrypted, at)
@@ -187,7 +189,7 @@ func (s *Server) handshake(c *conn, encrypted *tls.Conn, at *place[netip.Addr]) 
 	} else {
 		s.config.Handshake(Completed)
 	}
-	c.leave = s.strangers.enter(share(c.peer.Address), c.raw.silent, c.abort).leave
+	c.leave = s.strangers.enter(limit.Client(c.peer.Address), c.raw.silent, c.abort).leave
 	c.handler = s.config.Welcome(&state, &c.peer)
 	// The elements are the connection's own: without this it keeps the parsed certificate for its life, more than all else together.
 	clear(state.PeerCertificates)
@@ -256,17 +258,6 @@ func (s *Server) forget(c *conn) {
 	s.mu.Lock()
 	delete(s.conns, c)
 	s.mu.Unlock()
-}
-
-// share is who an address counts as: an IPv6 client owns a /64.
-func share(addr netip.Addr) netip.Addr {
-	if addr.Is6() {
-		p, err := addr.WithZone("").Prefix(64)
-		if err == nil {
-			return p.Addr()
-		}
-	}
-	return addr
 }
 
 // source is the address of a client without its port; the zero address where there is none.
