@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -245,6 +246,40 @@ func TestKill9(t *testing.T) {
 		t.Errorf("only %d starts got to beat, and %d renewals came: this tested little", len(instances), len(g.Requests(wire.PathRenew)))
 	}
 	t.Logf("%d starts, %d beat, %d renewals, last epoch %d", starts+1, len(instances), len(g.Requests(wire.PathRenew)), last)
+}
+
+// systemd is told when the agent is ready, how it goes, that it is alive, and that it stops.
+func TestTellsSystemd(t *testing.T) {
+	p := build(t)
+	f := fleettest.New(t, time.Now)
+	g := f.Serve(t)
+	dir := shortDir(t)
+	l, err := (&net.ListenConfig{}).ListenPacket(t.Context(), "unixgram", filepath.Join(dir, "notify"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	t.Setenv("NOTIFY_SOCKET", filepath.Join(dir, "notify"))
+	agent := p.start(t, f.Token().Reveal(), "run", "--state-dir="+filepath.Join(dir, "s"), "--server="+g.URL.String(), "--token-file=-", "--proxy=direct")
+	var told strings.Builder
+	hears := func(what string) {
+		t.Helper()
+		b := make([]byte, 4096)
+		for !strings.Contains(told.String(), what) {
+			if err := l.SetReadDeadline(time.Now().Add(20 * time.Second)); err != nil {
+				t.Fatal(err)
+			}
+			n, _, err := l.ReadFrom(b)
+			if err != nil {
+				t.Fatalf("waiting for %s, was told\n%s", what, told.String())
+			}
+			told.WriteString(string(b[:n]) + "\n")
+		}
+	}
+	hears("READY=1")
+	hears("WATCHDOG=1\nSTATUS=Online; last heartbeat 0s ago, accepted; next in ")
+	agent.end(syscall.SIGTERM)
+	hears("STOPPING=1")
 }
 
 func TestReset(t *testing.T) {

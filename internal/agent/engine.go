@@ -56,6 +56,7 @@ type Config struct {
 // Engine is the agent. Run or Step drive it, from one goroutine; Status and Checkin may be called from any.
 type Engine struct {
 	Config
+	log      logr.Logger // as it was given; Log names the identity too
 	clock    *liveness.Clock
 	instance string
 	asks     chan chan struct{}
@@ -110,7 +111,7 @@ func New(c Config) *Engine {
 		c.Stepped = func() {}
 	}
 	e := &Engine{
-		Config: c, instance: randomID(), asks: make(chan chan struct{}), clock: liveness.NewClock(time.Time{}, 0), kept: &statev1.AgentState{},
+		Config: c, log: c.Log, instance: randomID(), asks: make(chan chan struct{}), clock: liveness.NewClock(time.Time{}, 0), kept: &statev1.AgentState{},
 		start: task{name: "start"}, enrollment: task{name: "enrolment"}, renewal: task{name: "renewal", due: never}, beat: task{name: "heartbeat"},
 	}
 	e.publish()
@@ -320,7 +321,7 @@ func (e *Engine) takeUp(kept *statev1.AgentState, id *state.Identity) error {
 // be takes an identity.
 func (e *Engine) be(id *state.Identity) {
 	e.id, e.book.IdentityID = id, id.ID
-	e.Log = e.Log.WithValues("identity", id.ID)
+	e.Log = e.log.WithValues("identity", id.ID)
 }
 
 // save writes what changed. An agent on a full disk goes on with what it has in memory.
