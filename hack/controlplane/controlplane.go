@@ -229,7 +229,9 @@ func (c *ControlPlane) Stop() error {
 	if !c.temporary {
 		c.stopInOrder()
 	}
-	errs := []error{reap(context.Background(), c.marks()...)}
+	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
+	defer cancel()
+	errs := []error{reap(ctx, c.marks()...)}
 	if c.guard != nil {
 		stopGuard(c.guard)
 	}

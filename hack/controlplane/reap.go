@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/shirou/gopsutil/v4/process"
+	"golang.org/x/sys/unix"
 )
 
 // A process of ours is known by an argument that names its cluster's state
@@ -46,7 +47,7 @@ func carries(ctx context.Context, pid int, marks []string) bool {
 }
 
 // reap kills every process that carries one of the marks, and returns when
-// they are gone.
+// they and what they held, such as ports, are gone.
 func reap(ctx context.Context, marks ...string) error {
 	for {
 		pids, err := find(ctx, marks...)
@@ -55,13 +56,8 @@ func reap(ctx context.Context, marks ...string) error {
 		}
 		for _, pid := range pids {
 			if err := kill(ctx, pid, marks); err != nil {
-				return err
+				return fmt.Errorf("kill process %d: %w", pid, err)
 			}
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("processes %v do not end: %w", pids, context.Cause(ctx))
-		case <-time.After(20 * time.Millisecond):
 		}
 	}
 }
@@ -78,9 +74,34 @@ func kill(ctx context.Context, pid int, marks []string) error {
 		return nil
 	}
 	if err := p.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
-		return fmt.Errorf("kill process %d: %w", pid, err)
+		return err
+	}
+	for !ended(ctx, p, marks) {
+		if ctx.Err() != nil {
+			return fmt.Errorf("it does not end: %w", context.Cause(ctx))
+		}
 	}
 	return nil
+}
+
+// ended waits for a moment and says whether the process has ended. A killed
+// process loses its arguments before it closes its files; a handle tells when
+// the last of its threads has gone, also of one that nobody has waited for.
+func ended(ctx context.Context, p *os.Process, marks []string) bool {
+	const moment = 50 * time.Millisecond
+	over := false
+	err := p.WithHandle(func(handle uintptr) {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(handle), Events: unix.POLLIN}}, int(moment.Milliseconds()))
+		over = n > 0 && err == nil
+	})
+	switch {
+	case errors.Is(err, os.ErrNoHandle): // not Linux
+		time.Sleep(moment)
+		return !carries(ctx, p.Pid, marks)
+	case err != nil: // its end has been waited for
+		return true
+	}
+	return over
 }
 
 // guardEnv makes this program a guard: see startGuard.
