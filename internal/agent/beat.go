@@ -33,9 +33,13 @@ func (e *Engine) heartbeat(ctx context.Context) (time.Duration, error) {
 		return 0, err
 	}
 	beat, tags := e.compose(ctx)
+	if err := wire.CheckHeartbeat(beat); err != nil { // a machine that says something odd of itself is still there
+		e.Log.Info("left out of the heartbeat what is out of bounds: " + err.Error())
+		beat.Inventory, beat.Vitals = nil, nil
+	}
 	reply, err := e.connection().Heartbeat(ctx, e.moment(), beat)
 	if err != nil {
-		if problem.Of(err).Name == wire.PayloadTooLarge {
+		if name := problem.Of(err).Name; name == wire.PayloadTooLarge || name == wire.Malformed {
 			e.slim = true // less next time, rather than nothing for ever
 		}
 		return 0, err

@@ -64,6 +64,7 @@ type Engine struct {
 
 	// What is on disk, or about to be.
 	kept           *statev1.AgentState
+	tokenKept      bool
 	pin            [32]byte
 	chain          []*agentv1.Envelope
 	journalCreated time.Time

@@ -33,6 +33,8 @@ type machine struct {
 	boot  time.Duration
 	truth time.Time
 	skew  time.Duration
+	// oddity is in the name of its operating system.
+	oddity string
 }
 
 func (m *machine) Clock() liveness.Reading {
@@ -59,7 +61,7 @@ func (m *machine) IDs() (string, string) {
 }
 func (m *machine) Hostname() string { return "devbox" }
 func (m *machine) Inventory(context.Context) *agentv1.Inventory {
-	return &agentv1.Inventory{Hostname: "devbox", OsName: "debian", Disks: []*agentv1.Disk{{Mount: "/", Total: 2, Free: uint64(m.Clock().Boot)}}}
+	return &agentv1.Inventory{Hostname: "devbox", OsName: "debian" + m.oddity, Disks: []*agentv1.Disk{{Mount: "/", Total: 2, Free: uint64(m.Clock().Boot)}}}
 }
 
 func (m *machine) Vitals(context.Context) *agentv1.Vitals {

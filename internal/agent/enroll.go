@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"crypto/ecdsa"
 	"crypto/rand"
@@ -62,8 +63,10 @@ func (e *Engine) token() (identity.Token, error) {
 			return token, problem.New(problem.TokenMissing, "There is no identity in "+e.Dir.Path()+", and no token to get one with.")
 		}
 		token = kept
-	} else if err := e.Dir.SaveToken(token); err != nil {
-		return token, problem.New(problem.StateUnwritable, err.Error())
+	} else if !e.tokenKept {
+		if err := e.Dir.SaveToken(token); err != nil {
+			return token, problem.New(problem.StateUnwritable, err.Error())
+		}
 	}
 	if token.RootPin != e.pin { // another fleet than before, or the first
 		if err := e.Dir.SaveRootPin(token.RootPin); err != nil {
@@ -72,7 +75,7 @@ func (e *Engine) token() (identity.Token, error) {
 		e.reconnect()
 		e.pin, e.book.Trust, e.chain = token.RootPin, nil, nil
 	}
-	e.Token = token
+	e.Token, e.tokenKept = token, true
 	return token, nil
 }
 
@@ -95,7 +98,7 @@ func (e *Engine) askForIdentity(p *state.Pending, token identity.Token) error {
 	}
 	machine, _ := e.Host.IDs()
 	payload := &agentv1.Enrollment{
-		FleetId: e.book.Trust.FleetID, TokenUid: token.UID, Csr: csr, Hostname: e.Host.Hostname(), MachineId: machine,
+		FleetId: e.book.Trust.FleetID, TokenUid: token.UID, Csr: csr, Hostname: cmp.Or(e.Host.Hostname(), "unnamed"), MachineId: machine,
 		AgentVersion: e.Version, CreatedAt: timestamppb.New(e.Host.Clock().Wall),
 	}
 	sealed, err := envelope.Seal(token.Key(), envelope.Enrollment, payload)

@@ -133,3 +133,22 @@ func TestBackoff(t *testing.T) {
 		t.Errorf("backs off for %s where heartbeats come every 15s", got)
 	}
 }
+
+// A machine that says something odd of itself is online all the same, and so is one whose inventory the server does not take.
+func TestOddMachine(t *testing.T) {
+	w := newWorld(t)
+	w.machine.oddity = "a\nb"
+	w.online() // the gateway of the tests fails the test if a bound is exceeded
+	if b := w.gateway.LastBeat(); b.GetInventory() != nil || b.GetAgent().GetVersion() != "8.0.0" {
+		t.Errorf("sent %v", b)
+	}
+	w = newWorld(t)
+	w.gateway.Next(wire.PathHeartbeat, fleettest.Refuse(&wire.Problem{Name: wire.PayloadTooLarge}))
+	w.Step(t.Context())
+	w.expect("Offline", wire.PayloadTooLarge)
+	w.live(6 * time.Minute)
+	w.expect("Online")
+	if b := w.gateway.Beats()[0]; b.GetInventory() != nil {
+		t.Errorf("sent the same again: %v", b)
+	}
+}
