@@ -1,0 +1,131 @@
+package main
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+)
+
+// options are the command line.
+type options struct {
+	kubeconfig, tokenFile       string
+	namespace, podName          string
+	listen, healthListen        string
+	names                       []string
+	leaseDuration, leaseRenew   time.Duration
+	servingRenew                time.Duration
+	maxHandshakes, maxStrangers int
+	maxConnections              int
+	handshakeTimeout            time.Duration
+	bodyTimeout, idleTimeout    time.Duration
+	perSource, perToken, total  float64
+	renewSpacing                time.Duration
+	certificateWait             time.Duration
+	beatSpacing                 time.Duration
+	beatBurst                   int
+	latePackets                 time.Duration
+	writeRate                   float64
+	drainTimeout                time.Duration
+	logLevel, logFormat         string
+}
+
+func parse(args []string) (*options, error) {
+	o := &options{}
+	host, err := os.Hostname()
+	if err != nil {
+		host = "gateway"
+	}
+	f := pflag.NewFlagSet("rollcall-gateway", pflag.ContinueOnError)
+	f.SortFlags = false
+	f.StringVar(&o.kubeconfig, "kubeconfig", "", "how to reach the API server; empty: as a Pod does")
+	f.StringVar(&o.tokenFile, "token-file", "", "API token to use instead of the kubeconfig's credentials; it need not exist yet, and is read again when it changes")
+	f.StringVar(&o.namespace, "namespace", "rollcall-system", "where the manager publishes trust and beacon, and gateways keep their Leases")
+	f.StringVar(&o.podName, "pod-name", host, "a part of this gateway's name is made from it")
+	f.StringVar(&o.listen, "listen", ":8443", "address for agents: TLS 1.2 only")
+	f.StringSliceVar(&o.names, "names", nil, "DNS names and IP addresses by which agents reach this gateway, comma separated; the manager's --gateway-names must have them")
+	f.StringVar(&o.healthListen, "health-listen", ":8083", "address of /livez, /readyz and /metrics; empty: none")
+	f.DurationVar(&o.leaseDuration, "lease-duration", 15*time.Second, "how long the Lease is good that says this gateway lives")
+	f.DurationVar(&o.leaseRenew, "lease-renew", 5*time.Second, "how often it is renewed")
+	f.DurationVar(&o.servingRenew, "serving-renew", 24*time.Hour, "age at which the serving certificate is renewed, or at half of its life if that is less")
+	f.IntVar(&o.maxHandshakes, "max-handshakes", 256, "TLS handshakes under way at once; beyond it whoever has most makes room")
+	f.IntVar(&o.maxStrangers, "max-strangers", 512, "connections at once that nobody has authenticated on; likewise")
+	f.IntVar(&o.maxConnections, "max-connections", 16384, "connections at once of agents; likewise")
+	f.DurationVar(&o.handshakeTimeout, "handshake-timeout", 5*time.Second, "for a handshake and the headers of the first request")
+	f.DurationVar(&o.bodyTimeout, "body-timeout", 30*time.Second, "for the body of a request")
+	f.DurationVar(&o.idleTimeout, "idle-timeout", 90*time.Second, "how long a connection is kept without a request")
+	f.Float64Var(&o.perSource, "enroll-rate-source", 1, "enrolments and renewals a second from one address, five times as many at once")
+	f.Float64Var(&o.perToken, "enroll-rate-token", 10, "enrolments a second with one token")
+	f.Float64Var(&o.total, "enroll-rate-total", 50, "enrolments and renewals a second in all")
+	f.DurationVar(&o.renewSpacing, "renew-spacing", time.Minute, "between two different renewals of one endpoint")
+	f.DurationVar(&o.certificateWait, "certificate-wait", 10*time.Second, "how long an agent waits for the manager's answer before it is told to ask again")
+	f.DurationVar(&o.beatSpacing, "heartbeat-spacing", 10*time.Second, "between heartbeats of one endpoint on average, or half of its interval if that is less")
+	f.IntVar(&o.beatBurst, "heartbeat-burst", 4, "heartbeats of one endpoint at once")
+	f.DurationVar(&o.latePackets, "late-packets", time.Minute, "how long after an agent's restart its earlier start may be heard of and is not taken for a clone")
+	f.Float64Var(&o.writeRate, "write-rate", 100, "writes a second to the status of Endpoints")
+	f.DurationVar(&o.drainTimeout, "drain-timeout", 20*time.Second, "after SIGTERM, for requests under way and for what waits to be written")
+	f.StringVar(&o.logLevel, "log-level", "info", "info or debug")
+	f.StringVar(&o.logFormat, "log-format", "json", "json or console")
+	if err := f.Parse(args); err != nil {
+		return nil, err
+	}
+	return o, o.check(f)
+}
+
+func (o *options) check(f *pflag.FlagSet) error {
+	var wrong []error
+	f.VisitAll(func(flag *pflag.Flag) {
+		d, notDuration := f.GetDuration(flag.Name)
+		n, notInt := f.GetInt(flag.Name)
+		x, notFloat := f.GetFloat64(flag.Name)
+		if notDuration == nil && d <= 0 || notInt == nil && n <= 0 || notFloat == nil && x <= 0 {
+			wrong = append(wrong, fmt.Errorf("--%s must be more than 0", flag.Name))
+		}
+	})
+	if f.NArg() > 0 {
+		wrong = append(wrong, fmt.Errorf("unexpected argument %q", f.Arg(0)))
+	}
+	if len(o.names) == 0 {
+		wrong = append(wrong, errors.New("--names is missing: say by which DNS names and IP addresses agents reach this gateway, or they cannot verify it"))
+	}
+	if o.logLevel != "info" && o.logLevel != "debug" || o.logFormat != "json" && o.logFormat != "console" {
+		wrong = append(wrong, errors.New("--log-level is info or debug, --log-format json or console"))
+	}
+	return errors.Join(wrong...)
+}
+
+// apiServer is how to reach it, as whom.
+func (o *options) apiServer() (*rest.Config, error) {
+	config, err := clientcmd.BuildConfigFromFlags("", o.kubeconfig)
+	if err != nil {
+		return nil, fmt.Errorf("how to reach the API server (--kubeconfig): %w", err)
+	}
+	if o.tokenFile != "" {
+		config = rest.AnonymousClientConfig(config)
+		config.BearerTokenFile = o.tokenFile
+	}
+	config.UserAgent = "rollcall-gateway"
+	return config, nil
+}
+
+// gatewayName is new at each start: a crash within the life of a Lease leaves no ghost. It keeps the end of the Pod's name, where the
+// replicas differ.
+func gatewayName(pod string) string {
+	kept := strings.Map(func(r rune) rune {
+		if r >= 'a' && r <= 'z' || r >= '0' && r <= '9' {
+			return r
+		}
+		return -1
+	}, strings.ToLower(pod))
+	kept = kept[max(0, len(kept)-5):]
+	for len(kept) < 5 {
+		kept += "0"
+	}
+	return "gw-" + kept + "-" + strings.ToLower(rand.Text()[:5])
+}
