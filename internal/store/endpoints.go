@@ -57,7 +57,12 @@ func (x *endpoints) uid(uid uuid.UUID) *record {
 }
 
 // event takes over what a watch says of one Endpoint.
-func (x *endpoints) event(e *v1alpha1.Endpoint) {
+func (x *endpoints) event(e *v1alpha1.Endpoint) { x.take(e, false) }
+
+// answered takes over an Endpoint as a request returned it, unless the watch has brought a newer one, or has seen it go.
+func (x *endpoints) answered(e *v1alpha1.Endpoint) { x.take(e, true) }
+
+func (x *endpoints) take(e *v1alpha1.Endpoint, known bool) {
 	r := newRecord(e)
 	if r == nil { // not enrolled, or no longer
 		x.drop(e)
@@ -65,20 +70,13 @@ func (x *endpoints) event(e *v1alpha1.Endpoint) {
 	}
 	x.mu.Lock()
 	old := x.byUID[r.uid]
-	stale := old != nil && r.version < old.version
-	if !stale {
+	fresh := old != nil && r.version >= old.version || old == nil && !known
+	if fresh {
 		x.put(r)
 	}
 	x.mu.Unlock()
-	if !stale {
+	if fresh {
 		x.tell(old, r)
-	}
-}
-
-// answered takes over an Endpoint as a write returned it, unless the watch has brought a newer one, or has seen it go.
-func (x *endpoints) answered(e *v1alpha1.Endpoint) {
-	if uid, err := uuid.Parse(string(e.UID)); err == nil && x.uid(uid) != nil {
-		x.event(e)
 	}
 }
 
@@ -103,10 +101,13 @@ func (x *endpoints) replace(all []*record) {
 	for _, r := range all {
 		x.put(r)
 	}
-	now := x.byUID
 	x.mu.Unlock()
-	for uid, old := range before {
-		x.tell(old, now[uid])
+	for _, r := range all {
+		x.tell(before[r.uid], r)
+		delete(before, r.uid)
+	}
+	for _, gone := range before {
+		x.tell(gone, nil)
 	}
 }
 

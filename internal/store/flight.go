@@ -38,6 +38,7 @@ const (
 // flight is one change on its way.
 type flight struct {
 	entry *entry
+	at    Ref
 	// taken is the change as it was taken from the entry, content what is left of it to be written.
 	taken, content change
 	patch          []byte
@@ -55,7 +56,7 @@ type outcome struct {
 func (f *flight) deliver(ctx context.Context, p *pacer) outcome {
 	for range maxDecisions {
 		stored, err := f.request(ctx, func(ctx context.Context) (*v1alpha1.Endpoint, error) {
-			return p.api.PatchStatus(ctx, f.entry.at, f.patch)
+			return p.api.PatchStatus(ctx, f.at, f.patch)
 		})
 		switch {
 		case err == nil:
@@ -76,8 +77,8 @@ func (f *flight) deliver(ctx context.Context, p *pacer) outcome {
 
 // reconsider decides by what is stored now, after the API server refused a patch for cause. It reports false if f is to be tried once more.
 func (f *flight) reconsider(ctx context.Context, p *pacer, cause error) (done bool, o outcome) {
-	stored, err := f.request(ctx, func(ctx context.Context) (*v1alpha1.Endpoint, error) { return p.api.Get(ctx, f.entry.at) })
-	if apierrors.IsNotFound(err) || err == nil && string(stored.UID) != f.entry.at.UID {
+	stored, err := f.request(ctx, func(ctx context.Context) (*v1alpha1.Endpoint, error) { return p.api.Get(ctx, f.at) })
+	if apierrors.IsNotFound(err) || err == nil && string(stored.UID) != f.at.UID {
 		p.metrics.count(f.blocks, resultGone)
 		return true, outcome{gone: true}
 	}
@@ -87,18 +88,18 @@ func (f *flight) reconsider(ctx context.Context, p *pacer, cause error) (done bo
 	}
 	p.endpoints.answered(stored)
 	s := stateOf(stored)
-	if !f.content.stands(s.connection) {
+	if stored.Status.Identity == nil || !f.at.names(stored.Status.Identity.ID) || !f.content.stands(s.connection) {
 		p.metrics.count(f.blocks, resultSuperseded)
 		return true, outcome{}
 	}
 	tried := f.patch
-	f.patch, f.blocks = f.content.patch(f.entry.at.UID, s)
+	f.patch, f.blocks = f.content.patch(f.at, s)
 	if bytes.Equal(f.patch, tried) && !apierrors.IsConflict(cause) {
 		// No test has failed: it is what is in it.
-		p.log.Error(cause, "The API server does not take what was reported of an endpoint.", "namespace", f.entry.at.Namespace, "endpoint", f.entry.at.Name)
+		p.log.Error(cause, "The API server does not take what was reported of an endpoint.", "namespace", f.at.Namespace, "endpoint", f.at.Name)
 		p.metrics.count(f.blocks, resultRefused)
 		f.content = f.content.lesser()
-		f.patch, f.blocks = f.content.patch(f.entry.at.UID, s)
+		f.patch, f.blocks = f.content.patch(f.at, s)
 		return f.patch == nil || bytes.Equal(f.patch, tried), outcome{}
 	}
 	if f.patch == nil {

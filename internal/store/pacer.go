@@ -28,6 +28,8 @@ const (
 	maxFlights = 16
 	// factsTurn: one turn in so many begins with the last lane, so that no flood of sessions starves it.
 	factsTurn = 8
+	// tellAfter: failures that are over within this are nothing to read about.
+	tellAfter = 3 * time.Second
 )
 
 // Pauses of the whole pacer while the API server fails or refuses load.
@@ -51,9 +53,10 @@ type pacer struct {
 	queues  [laneCount]list.List
 	turn    int
 	closed  bool
-	failing bool
 	pauses  wait.Backoff
 	paused  time.Time // until then nothing is tried
+	failing time.Time // since then every write has failed
+	told    bool      // somebody was told of that
 }
 
 // entry is what waits about one endpoint.
@@ -94,16 +97,19 @@ func (p *pacer) write(r Report) {
 		e = &entry{at: r.Ref, uid: uid, since: time.Now()}
 		p.entries[uid] = e
 	}
+	if e.at != r.Ref { // another machine by now
+		e.at, e.change = r.Ref, change{}
+	}
 	e.change.merge(c)
 	p.enqueue(e)
 }
 
-// waiting is what is not written yet about an endpoint.
-func (p *pacer) waiting(uid uuid.UUID) (change, bool) {
+// waiting is what is not written yet about an endpoint with this identity.
+func (p *pacer) waiting(uid, id uuid.UUID) (change, bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	e := p.entries[uid]
-	if e == nil {
+	if e == nil || !e.at.names(id.String()) {
 		return change{}, false
 	}
 	return e.change, true
@@ -269,14 +275,14 @@ func (p *pacer) plan(e *entry) (f *flight, why string) {
 		return nil, resultGone
 	}
 	s := r.state()
-	if !e.change.stands(s.connection) {
+	if !e.at.names(r.id.String()) || !e.change.stands(s.connection) {
 		return nil, resultSuperseded
 	}
-	patch, blocks := e.change.patch(e.at.UID, s)
+	patch, blocks := e.change.patch(e.at, s)
 	if patch == nil {
 		return nil, resultUnchanged
 	}
-	return &flight{entry: e, taken: e.change, content: e.change, patch: patch, blocks: blocks}, ""
+	return &flight{entry: e, at: e.at, taken: e.change, content: e.change, patch: patch, blocks: blocks}, ""
 }
 
 // landed notes how a write ended. What was reported meanwhile is written next.
@@ -305,22 +311,25 @@ func (p *pacer) heed(err error) {
 	now := time.Now()
 	switch {
 	case err == nil:
-		if p.failing {
+		if p.told {
 			p.log.Info("Writing to the API server works again.", "waiting", len(p.entries))
 		}
-		p.failing, p.pauses = false, retryWriting
-	case now.Before(p.paused):
-	default:
-		left := p.pauses.Step()
-		if seconds, ok := apierrors.SuggestsClientDelay(err); ok {
-			left = max(left, time.Duration(seconds)*time.Second)
-		}
-		p.paused = now.Add(left)
-		if !p.failing {
-			p.log.Error(err, "Writing to the API server fails and is tried again. The newest state of each endpoint is kept.", "waiting", len(p.entries))
-		}
-		p.failing = true
+		p.failing, p.told, p.pauses = time.Time{}, false, retryWriting
+		return
+	case p.failing.IsZero():
+		p.failing = now
+	case !p.told && now.Sub(p.failing) >= tellAfter:
+		p.told = true
+		p.log.Error(err, "Writing to the API server fails and is tried again. The newest state of each endpoint is kept.", "waiting", len(p.entries))
 	}
+	if now.Before(p.paused) {
+		return
+	}
+	left := p.pauses.Step()
+	if seconds, ok := apierrors.SuggestsClientDelay(err); ok {
+		left = max(left, time.Duration(seconds)*time.Second)
+	}
+	p.paused = now.Add(left)
 }
 
 // depth is how many endpoints wait in a lane, those being written included, and since when the oldest of them does.

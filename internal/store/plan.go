@@ -58,10 +58,11 @@ func (c *change) merge(n change) {
 
 // without takes out what was written and has not changed since.
 func (c *change) without(written change) {
+	if written.connection != nil && c.replaces == written.replaces {
+		c.replaces = *written.connection
+	}
 	if c.connection == written.connection {
 		c.connection = nil
-	} else if written.connection != nil {
-		c.replaces = *written.connection
 	}
 	if c.agent == written.agent {
 		c.agent = nil
@@ -133,6 +134,9 @@ func (c *change) stands(stored Connection) bool {
 	}
 }
 
+// names tells whether a Ref of an Endpoint still stands for the enrolment that has this identity.
+func (at Ref) names(identityID string) bool { return at.identity == "" || at.identity == identityID }
+
 // state is what the API server holds of what gateways write.
 type state struct {
 	connection       Connection
@@ -181,12 +185,15 @@ type operation struct {
 
 // patch is the JSON Patch that makes s what c says, on condition that it is what was seen; blocks names what it writes. There is none if
 // nothing is to be written.
-func (c *change) patch(uid string, s state) (patch []byte, blocks []string) {
+func (c *change) patch(at Ref, s state) (patch []byte, blocks []string) {
 	want := c.over(s)
 	if want == s {
 		return nil, nil
 	}
-	ops := []operation{{"test", "/metadata/uid", uid}}
+	ops := []operation{{"test", "/metadata/uid", at.UID}}
+	if at.identity != "" {
+		ops = append(ops, operation{"test", "/status/identity/id", at.identity})
+	}
 	add := func(block string, value any) {
 		ops = append(ops, operation{"add", "/status/" + block, value})
 		blocks = append(blocks, block)

@@ -120,9 +120,10 @@ func (r *record) connection() Connection {
 }
 
 func (r *record) endpoint() Endpoint {
+	id := r.id.String()
 	e := Endpoint{
-		Ref:        Ref{Namespace: r.namespace.Value(), Name: r.name(), UID: r.uid.String()},
-		IdentityID: r.id.String(), Keys: append([]KeyHash(nil), r.keys[:r.keyCount]...),
+		Ref:        Ref{Namespace: r.namespace.Value(), Name: r.name(), UID: r.uid.String(), identity: id},
+		IdentityID: id, Keys: append([]KeyHash(nil), r.keys[:r.keyCount]...),
 		PreviousKeyExpires: r.previousUntil.time(), EnrolledTime: r.enrolled.time(),
 		Lifecycle: lifecycles[r.lifecycle], AcceptInstance: r.accept(), PolicyName: r.policy.Value(),
 		OfflineAfter: time.Duration(r.offlineAfter) * time.Second,

@@ -157,7 +157,7 @@ func (s *Store) endpoint(r *record) (Endpoint, bool) {
 		return Endpoint{}, false
 	}
 	e := r.endpoint()
-	if c, ok := s.pacer.waiting(r.uid); ok {
+	if c, ok := s.pacer.waiting(r.uid, r.id); ok {
 		now := c.over(r.state())
 		e.Connection, e.LastSeen, e.AgentWritten, e.InventoryWritten = now.connection, now.seen, now.agent != 0, now.inventory != 0
 	}

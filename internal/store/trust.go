@@ -37,16 +37,19 @@ func (t *Trust) After(version uint64) []*agentv1.Envelope {
 // published keeps the newest good state of a ConfigMap of the manager's. One that does not parse, or is deleted, changes nothing: what was
 // signed stays true.
 type published[T any] struct {
-	log   logr.Logger
-	parse func(*corev1.ConfigMap) (*T, error)
-	// changed may be nil.
+	log     logr.Logger
+	parse   func(*corev1.ConfigMap) (*T, error)
 	changed func()
 
+	data    map[string]string // that now was made of
 	now     atomic.Pointer[T]
 	trouble atomic.Pointer[error]
 }
 
 func (p *published[T]) event(cm *corev1.ConfigMap) {
+	if p.data != nil && maps.Equal(p.data, cm.Data) { // read again, after a while without the API server
+		return
+	}
 	v, err := p.parse(cm)
 	if err != nil {
 		err = fmt.Errorf("ConfigMap %s/%s: %w", cm.Namespace, cm.Name, err) //nolint:staticcheck // begins with a kind's name
@@ -54,11 +57,10 @@ func (p *published[T]) event(cm *corev1.ConfigMap) {
 		p.trouble.Store(&err)
 		return
 	}
+	p.data = cm.Data
 	p.trouble.Store(nil)
 	p.now.Store(v)
-	if p.changed != nil {
-		p.changed()
-	}
+	p.changed()
 }
 
 func (p *published[T]) drop(cm *corev1.ConfigMap) {

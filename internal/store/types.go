@@ -13,8 +13,13 @@ import (
 // KeyHash is the SHA-256 of a public key's SubjectPublicKeyInfo (DER).
 type KeyHash = [sha256.Size]byte
 
-// Ref names one Endpoint object; one that was deleted and made again is another.
-type Ref struct{ Namespace, Name, UID string }
+// Ref names one object; one that was deleted and made again is another. That of an Endpoint stands for one enrolment of it, too: what is
+// reported of a machine is not written once another has taken its place.
+type Ref struct {
+	Namespace, Name, UID string
+
+	identity string // "" for any
+}
 
 // Endpoint is an enrolled endpoint: what the API server holds, and over it what this gateway has reported and not written yet. It is the
 // caller's to keep.
