@@ -122,6 +122,9 @@ func violations(f field) map[string]func(was any) any {
 	if s.Pattern != "" {
 		bad["should match"] = func(any) any { return "!" }
 	}
+	if s.Minimum != nil {
+		bad["greater than or equal"] = func(any) any { return int64(*s.Minimum) - 1 }
+	}
 	if s.MinItems != nil {
 		bad["at least 1 items"] = func(any) any { return []any{} }
 	}
