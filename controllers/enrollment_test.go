@@ -308,6 +308,19 @@ func TestNames(t *testing.T) {
 			t.Errorf("got %s, want %s", ep.Name, want)
 		}
 	})
+	t.Run("one key is one identity, whatever the machine is called by then", func(t *testing.T) {
+		m, ep, _ := enroll(t, text, "before")
+		m.hostname = "after"
+		r := request(t, m.key.Public(), m.enrollment(t))
+		gone(t, c, r)
+		cert, denial := ask(t, gateway, r)
+		if denial != nil {
+			t.Fatal(denial.Reason, denial.Message)
+		}
+		if _, id, _ := identity.ParseURI(cert); id != ep.Status.Identity.ID {
+			t.Errorf("it is identity %s now, was %s", id, ep.Status.Identity.ID)
+		}
+	})
 	t.Run("a declared Endpoint is for the token that names it", func(t *testing.T) {
 		declared := &v1alpha1.Endpoint{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "reserved"}}
 		if err := c.Create(t.Context(), declared); err != nil {

@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -101,6 +102,9 @@ func start() (err error) {
 	return err
 }
 
+// secrets are private keys, enrolment tokens with their seed, and API tokens.
+var secrets = regexp.MustCompile(`PRIVATE KEY|ret1\.[0-9a-f-]{36}\.[A-Za-z0-9_-]{40}|eyJ[A-Za-z0-9_-]{40}`)
+
 // startManager runs the manager until the test ends. It is up when it has published a beacon.
 func startManager(t *testing.T, args ...string) *local.Process {
 	t.Helper()
@@ -145,8 +149,15 @@ func stop(t *testing.T, p *local.Process) {
 	if t.Failed() {
 		t.Logf("the manager's log:\n%s", local.Tail(p.Log, 60))
 	}
-	if b, err := os.ReadFile(p.Log); err == nil && strings.Contains(string(b), "DATA RACE") {
+	b, err := os.ReadFile(p.Log)
+	if err != nil {
+		t.Error(err)
+	}
+	if strings.Contains(string(b), "DATA RACE") {
 		t.Errorf("a data race:\n%s", b)
+	}
+	if leak := secrets.Find(b); leak != nil {
+		t.Errorf("the log has a secret: %s", leak)
 	}
 }
 

@@ -123,7 +123,7 @@ func (r *CSRReconciler) mayEnroll(ctx context.Context, s *request) error {
 			return errBanned(&same[i])
 		}
 	}
-	if s.token.Spec.Approval == "Manual" && !csr.Approved(s.CertificateSigningRequest) {
+	if s.token.Spec.Approval == v1alpha1.ApprovalManual && !csr.Approved(s.CertificateSigningRequest) {
 		r.Events.Eventf(s.token, nil, corev1.EventTypeNormal, "ApprovalNeeded", "Enroll",
 			"%s waits for approval: kubectl certificate approve %s", s.enrollment.GetHostname(), s.Name)
 		return &pause{0, "a person must approve it"}

@@ -97,7 +97,7 @@ func take(ep *v1alpha1.Endpoint, t *v1alpha1.EnrollmentToken, a applicant) (taki
 
 // replaceable tells whether a token lets a machine with this ID take over an Endpoint that has enrolled.
 func replaceable(ep *v1alpha1.Endpoint, t *v1alpha1.EnrollmentToken, machineID string) bool {
-	return t.Spec.Replace == "SameMachineOffline" && machineID != "" && string(ep.Status.Identity.MachineID) == machineID &&
+	return t.Spec.Replace == v1alpha1.ReplaceSameMachineOffline && machineID != "" && string(ep.Status.Identity.MachineID) == machineID &&
 		!meta.IsStatusConditionTrue(ep.Status.Conditions, v1alpha1.EndpointOnline) && !banned(ep)
 }
 
