@@ -1,0 +1,35 @@
+package endpoint
+
+import (
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/rollcall-dev/rollcall/api/v1alpha1"
+)
+
+// announce tells of transitions that were written. An outage of the gateways is none of the endpoints': it would be one event for each.
+func (r *reconciler) announce(before, after *v1alpha1.Endpoint) {
+	was, is := condition(before, v1alpha1.EndpointOnline), condition(after, v1alpha1.EndpointOnline)
+	switch {
+	case is.Status == metav1.ConditionTrue && (was.Status == metav1.ConditionFalse || was.Reason == reasonNeverSeen || was.Reason == ""):
+		r.events.Eventf(after, nil, corev1.EventTypeNormal, "Online", "Judge", "%s", is.Message)
+	case is.Status == metav1.ConditionFalse && was.Status != metav1.ConditionFalse:
+		r.events.Eventf(after, nil, corev1.EventTypeNormal, "Offline", "Judge", "%s", is.Message)
+	}
+	was, is = condition(before, v1alpha1.EndpointIdentityConflict), condition(after, v1alpha1.EndpointIdentityConflict)
+	switch {
+	case is.Reason == reasonTwoInstances && was.Reason != reasonTwoInstances:
+		r.events.Eventf(after, nil, corev1.EventTypeWarning, "IdentityConflict", "Judge", "%s", is.Message)
+	case is.Status == "" && was.Status != "":
+		r.events.Eventf(after, nil, corev1.EventTypeNormal, "IdentityConflictResolved", "Judge", "one machine uses this identity again")
+	}
+}
+
+// condition is a copy of a condition; empty if it is not there.
+func condition(ep *v1alpha1.Endpoint, t string) metav1.Condition {
+	if c := meta.FindStatusCondition(ep.Status.Conditions, t); c != nil {
+		return *c
+	}
+	return metav1.Condition{}
+}
