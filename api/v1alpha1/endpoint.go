@@ -114,10 +114,10 @@ const (
 type Isolation string
 
 const (
-	// Isolated: the machine reaches its gateway, what its policy allows, and
-	// nothing else.
+	// Isolated is a machine that reaches its gateway, what its policy allows,
+	// and nothing else.
 	Isolated Isolation = "Isolated"
-	// Released: it is not isolated.
+	// Released is a machine that is not isolated.
 	Released Isolation = "Released"
 )
 
@@ -139,9 +139,9 @@ type DeclaredProxy struct {
 type ProxyMode string
 
 const (
-	// ProxyDirect: no proxy.
+	// ProxyDirect is no proxy.
 	ProxyDirect ProxyMode = "Direct"
-	// ProxyManual: the one in url.
+	// ProxyManual is the one in url.
 	ProxyManual ProxyMode = "Manual"
 )
 

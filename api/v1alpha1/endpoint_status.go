@@ -178,11 +178,11 @@ type EndpointConnection struct {
 type Channel string
 
 const (
-	// ChannelWebSocket: a session is up.
+	// ChannelWebSocket says that a session is up.
 	ChannelWebSocket Channel = "WebSocket"
-	// ChannelHeartbeat: heartbeats come over HTTPS.
+	// ChannelHeartbeat says that heartbeats come over HTTPS.
 	ChannelHeartbeat Channel = "Heartbeat"
-	// ChannelNone: nothing comes.
+	// ChannelNone says that nothing comes.
 	ChannelNone Channel = "None"
 )
 

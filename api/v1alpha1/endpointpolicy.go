@@ -121,9 +121,9 @@ type CommandChannelPolicy struct {
 type CommandChannelMode string
 
 const (
-	// CommandChannelWebSocket: at once. The default.
+	// CommandChannelWebSocket brings them at once. The default.
 	CommandChannelWebSocket CommandChannelMode = "WebSocket"
-	// CommandChannelHeartbeatOnly: with heartbeats.
+	// CommandChannelHeartbeatOnly brings them with heartbeats.
 	CommandChannelHeartbeatOnly CommandChannelMode = "HeartbeatOnly"
 )
 
@@ -144,9 +144,9 @@ type LogCollectionPolicy struct {
 type LogCollectionMode string
 
 const (
-	// LogCollectionEnabled: they do. The default.
+	// LogCollectionEnabled says that they do. The default.
 	LogCollectionEnabled LogCollectionMode = "Enabled"
-	// LogCollectionDisabled: they do not.
+	// LogCollectionDisabled says that they do not.
 	LogCollectionDisabled LogCollectionMode = "Disabled"
 )
 
@@ -194,11 +194,11 @@ type ContentPolicy struct {
 type ContentMode string
 
 const (
-	// ContentImmediate: the newest that is offered. The default.
+	// ContentImmediate takes the newest that is offered. The default.
 	ContentImmediate ContentMode = "Immediate"
-	// ContentDelayed: some days later.
+	// ContentDelayed takes it some days later.
 	ContentDelayed ContentMode = "Delayed"
-	// ContentPinned: one version, and no other.
+	// ContentPinned takes one version, and no other.
 	ContentPinned ContentMode = "Pinned"
 )
 
@@ -219,9 +219,9 @@ type UpgradePolicy struct {
 type UpgradeMode string
 
 const (
-	// UpgradeDisabled: they do not. The default.
+	// UpgradeDisabled says that they do not. The default.
 	UpgradeDisabled UpgradeMode = "Disabled"
-	// UpgradeAutomatic: they do, in their windows.
+	// UpgradeAutomatic says that they do, in their windows.
 	UpgradeAutomatic UpgradeMode = "Automatic"
 )
 

@@ -84,9 +84,9 @@ type EnrollmentTokenSpec struct {
 type ReplacePolicy string
 
 const (
-	// ReplaceNever: it gets an Endpoint of its own. The default.
+	// ReplaceNever gives it an Endpoint of its own. The default.
 	ReplaceNever ReplacePolicy = "Never"
-	// ReplaceSameMachineOffline: it may if it gives the same machine ID, and that
+	// ReplaceSameMachineOffline lets it if it gives the same machine ID, and that
 	// Endpoint is not online.
 	ReplaceSameMachineOffline ReplacePolicy = "SameMachineOffline"
 )
@@ -96,9 +96,9 @@ const (
 type ApprovalPolicy string
 
 const (
-	// ApprovalAutomatic: the manager. The default.
+	// ApprovalAutomatic leaves it to the manager. The default.
 	ApprovalAutomatic ApprovalPolicy = "Automatic"
-	// ApprovalManual: a person, by kubectl certificate approve.
+	// ApprovalManual leaves it to a person, by kubectl certificate approve.
 	ApprovalManual ApprovalPolicy = "Manual"
 )
 

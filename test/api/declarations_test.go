@@ -8,6 +8,7 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/rollcall-dev/rollcall/test/harness"
 )
@@ -104,7 +105,9 @@ spec: {lifecycle: Suspended, isolation: Isolated, proxy: {mode: Manual, url: "ht
 	}
 	writer := person(t, ns, nil, writes)
 	made.SetLabels(map[string]string{"device": "kiosk"})
-	made.Object["spec"].(map[string]any)["displayName"] = "Kiosk"
+	if err := unstructured.SetNestedField(made.Object, "Kiosk", "spec", "displayName"); err != nil {
+		t.Fatal(err)
+	}
 	if _, err := writer.of("fep", ns).Update(t.Context(), made, metav1.UpdateOptions{DryRun: dryRun}); err != nil {
 		t.Error(err)
 	}

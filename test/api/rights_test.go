@@ -35,16 +35,14 @@ var (
 		get,list,watch        endpoints.rollcall.dev endpointpolicies.rollcall.dev enrollmenttokens.rollcall.dev
 		create,patch          endpoints.rollcall.dev
 		patch,update          endpoints/status.rollcall.dev endpointpolicies/status.rollcall.dev enrollmenttokens/status.rollcall.dev
-		update                enrollmenttokens/finalizers.rollcall.dev
 		admit,delegate        endpoints.rollcall.dev
 		get,list,watch,delete certificatesigningrequests.certificates.k8s.io
 		update                certificatesigningrequests/approval.certificates.k8s.io certificatesigningrequests/status.certificates.k8s.io
 		approve,sign          signers.certificates.k8s.io:rollcall.dev/agent signers.certificates.k8s.io:rollcall.dev/gateway
 		create                secrets.
-		get,list,watch        namespaces.
 		create,patch          events.events.k8s.io`)
 	managerSystemRights = lines(`
-		get,update                          secrets.:rollcall-root-key secrets.:rollcall-order-key secrets.:rollcall-agent-ca secrets.:rollcall-server-ca secrets.:rollcall-token-key
+		get                                 secrets.:rollcall-root-key secrets.:rollcall-order-key secrets.:rollcall-agent-ca secrets.:rollcall-server-ca secrets.:rollcall-token-key
 		create                              configmaps.
 		get,update                          configmaps.:rollcall-trust configmaps.:rollcall-beacon
 		get,list,watch,create,update,delete leases.coordination.k8s.io

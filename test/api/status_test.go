@@ -129,7 +129,10 @@ func violations(f field) map[string]func(was any) any {
 		bad["at least 1 items"] = func(any) any { return []any{} }
 	}
 	if s.MaxItems != nil {
-		bad["must have at most"] = func(was any) any { return slices.Repeat(was.([]any)[:1], int(*s.MaxItems)+1) }
+		bad["must have at most"] = func(was any) any {
+			items, _ := was.([]any)
+			return slices.Repeat(items[:1], int(*s.MaxItems)+1)
+		}
 	}
 	return bad
 }
@@ -148,8 +151,10 @@ func TestNothingIsListedTwiceInAStatus(t *testing.T) {
 			}
 			o := created.DeepCopy()
 			status := fullStatus(t, short)
-			parent, key, was := at(status, f.path)
-			parent.(map[string]any)[key] = append(was.([]any)[:1:1], was.([]any)[0])
+			holder, key, was := at(status, f.path)
+			parent, _ := holder.(map[string]any)
+			items, _ := was.([]any)
+			parent[key] = slices.Repeat(items[:1], 2)
 			o.Object["status"] = status
 			_, err := writer.of(short, ns).UpdateStatus(t.Context(), o, metav1.UpdateOptions{DryRun: dryRun})
 			if !slices.ContainsFunc(told(err), func(s string) bool { return strings.HasPrefix(s, f.path+"[1]: Duplicate value") }) {
