@@ -78,7 +78,7 @@ func (a *agent) askTrust(ctx context.Context, after uint64) ([]envelope, error) 
 	defer c.close()
 	var all []envelope
 	for {
-		answer, err := c.do(ctx, call{method: http.MethodGet, path: "/agent/v1/trust", query: "after=" + strconv.FormatUint(after, 10)}, 256<<10)
+		answer, err := c.do(ctx, call{method: http.MethodGet, path: "/agent/v1/trust", query: "after=" + strconv.FormatUint(after, 10), accept: typeJSON}, 256<<10)
 		if err != nil {
 			return nil, err
 		}

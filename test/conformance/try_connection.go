@@ -164,6 +164,7 @@ func (s *suite) tryRequests(ctx context.Context) error {
 		{"a message that lacks a required field", post(func(*call) {}), "malformed"},
 		{"a route that there is not", post(func(q *call) { q.path = "/agent/v1/nothing" }), "not-found"},
 		{"a place that is kept", call{method: http.MethodGet, path: "/agent/v1/session"}, "not-found"},
+		{"another version of the protocol", post(func(q *call) { q.path = "/agent/v2/enroll" }), "protocol-version-unsupported"},
 		{"another method", call{method: http.MethodGet, path: enroll}, "method-not-allowed"},
 		{"trust with another method", post(func(q *call) { q.path = "/agent/v1/trust" }), "method-not-allowed"},
 		{"a heartbeat without a certificate", post(func(q *call) { q.path = "/agent/v1/heartbeat" }), "certificate-required"},
