@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -17,6 +18,7 @@ import (
 
 	agentv1 "github.com/rollcall-dev/rollcall/api/agent/v1"
 	"github.com/rollcall-dev/rollcall/api/v1alpha1"
+	"github.com/rollcall-dev/rollcall/controllers/keys"
 	"github.com/rollcall-dev/rollcall/hack/local"
 	"github.com/rollcall-dev/rollcall/internal/envelope"
 	"github.com/rollcall-dev/rollcall/internal/identity"
@@ -115,6 +117,33 @@ func TestTwoManagersBeginOneFleet(t *testing.T) {
 	}
 	if got := fleetID(t, c); got != fleet {
 		t.Errorf("published is fleet %s, they run %s", got, fleet)
+	}
+}
+
+// TestManyBeginOneFleet is the same, where they are sure to collide.
+func TestManyBeginOneFleet(t *testing.T) {
+	setup(t)
+	forget(t, admin(t))
+	store := keys.Store{Client: as(t, local.ManagerAccount), Namespace: local.Namespace}
+	var wg sync.WaitGroup
+	fleets := make([]*keys.Fleet, 8)
+	for i := range fleets {
+		wg.Go(func() {
+			var err error
+			if fleets[i], err = store.Ensure(t.Context()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	for _, f := range fleets {
+		if t.Failed() {
+			return
+		}
+		if f.ID != fleets[0].ID || f.Token(f.ID) != fleets[0].Token(f.ID) || !f.AgentCA.Certificate.Equal(fleets[0].AgentCA.Certificate) ||
+			!f.ServerCA.Certificate.Equal(fleets[0].ServerCA.Certificate) || !cmp.Equal(f.Orders.Public(), fleets[0].Orders.Public()) {
+			t.Error("two of them hold different keys")
+		}
 	}
 }
 
