@@ -3,6 +3,7 @@ package store
 import (
 	"crypto/ed25519"
 	"crypto/sha256"
+	"encoding/pem"
 	"fmt"
 	"testing"
 	"time"
@@ -85,3 +86,19 @@ func machine(t testing.TB, n int) *v1alpha1.Endpoint {
 		},
 	}
 }
+
+// machineBlocks has what an agent says of itself and its machine.
+func machineBlocks() v1alpha1.EndpointStatus {
+	return v1alpha1.EndpointStatus{
+		Agent: &v1alpha1.EndpointAgent{
+			Version: "8.0.0", ContentVersion: "1.2", PolicyRevision: 7, TrustVersion: 1, Isolation: v1alpha1.Released, JournalFull: true,
+			Capabilities: []v1alpha1.Text{"PerformHeartbeat", "LiveTerminal"}, JournalTime: &metav1.MicroTime{Time: time.Now()}, ClockSkewSeconds: ptr.To[int32](-20),
+		},
+		Inventory: &v1alpha1.EndpointInventory{
+			Hostname: "laptop", MachineID: "0123", OS: &v1alpha1.EndpointOS{Name: "Debian GNU/Linux", Arch: "amd64"},
+			Addresses: []v1alpha1.Text{"192.0.2.1", "2001:db8::1"}, CPUs: 8, MemoryMiB: 16384, BootTime: &metav1.Time{Time: time.Now()},
+		},
+	}
+}
+
+func pemOf(der []byte) []byte { return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}) }

@@ -67,9 +67,11 @@ func (l *lease) keep(ctx context.Context) error {
 		l.renewed()
 	case apierrors.IsNotFound(err): // somebody deleted it
 		l.held = nil
-	case apierrors.IsConflict(err), apierrors.IsAlreadyExists(err): // it was written, and the answer was lost
+	case apierrors.IsConflict(err), apierrors.IsAlreadyExists(err): // it was written and the answer was lost, or it was deleted
 		if stored, getErr := l.api.get(ctx, l.name); getErr == nil {
 			l.held = stored
+		} else if apierrors.IsNotFound(getErr) {
+			l.held = nil
 		}
 	}
 	if err != nil {

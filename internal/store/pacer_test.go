@@ -354,10 +354,10 @@ func TestTheAPIServersWishIsHeeded(t *testing.T) {
 		pass(time.Second)
 		b.seen(2, now())
 		pass(time.Minute)
+		b.stop()
 		if len(tries) != 3 || tries[1] < 30*time.Second {
 			t.Errorf("tried after %s", tries)
 		}
-		b.stop()
 	})
 }
 

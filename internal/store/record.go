@@ -72,7 +72,7 @@ func newRecord(e *v1alpha1.Endpoint) *record {
 	if st.Policy != nil {
 		policy = string(st.Policy.Name)
 		assignment = r.setAssignment(&st.Policy.Assignment)
-		r.offlineAfter = uint32(max(0, st.Policy.OfflineAfterSeconds)) //nolint:gosec // not negative
+		r.offlineAfter = uint32(max(0, st.Policy.OfflineAfterSeconds))
 	}
 	r.policy = unique.Make(policy)
 	c := connectionOf(st.Connection)
@@ -154,7 +154,7 @@ var (
 func indexOf[T comparable](all []T, v T) uint8 {
 	for i, x := range all {
 		if x == v {
-			return uint8(i) //nolint:gosec // there are four
+			return uint8(i)
 		}
 	}
 	return 0

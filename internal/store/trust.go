@@ -52,7 +52,7 @@ func (p *published[T]) event(cm *corev1.ConfigMap) {
 	}
 	v, err := p.parse(cm)
 	if err != nil {
-		err = fmt.Errorf("ConfigMap %s/%s: %w", cm.Namespace, cm.Name, err) //nolint:staticcheck // begins with a kind's name
+		err = fmt.Errorf("ConfigMap %s/%s: %w", cm.Namespace, cm.Name, err)
 		p.log.Error(err, "What the manager published is not usable. The last that was stays in use.")
 		p.trouble.Store(&err)
 		return
@@ -81,7 +81,7 @@ func (p *published[T]) missing(namespace, name string) error {
 	if err := p.trouble.Load(); err != nil {
 		return *err
 	}
-	return fmt.Errorf("ConfigMap %s/%s does not exist: the manager makes it when it starts", namespace, name) //nolint:staticcheck // begins with a kind's name
+	return fmt.Errorf("ConfigMap %s/%s does not exist: the manager makes it when it starts", namespace, name)
 }
 
 // parseTrust reads all bundles and verifies each by the one before. The first is believed: the manager alone may write here, and agents
