@@ -57,6 +57,7 @@ type connection struct {
 	peer        *listen.Peer
 	credentials auth.Credentials
 	vouched     bool
+	pending     bool // the answer was: ask again
 }
 
 // route of the protocol. Its handler returns nil once it has written an answer.
@@ -79,6 +80,7 @@ var routes = []route{
 // ServeHTTP implements http.Handler.
 func (c *connection) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	now := time.Now()
+	c.pending = false
 	at, p := find(r, w.Header())
 	if p == nil {
 		p = wire.CheckRequest(r)
@@ -96,7 +98,17 @@ func (c *connection) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if !c.vouched { // a stranger's connection is good for one answer
 		w.Header().Set("Connection", "close")
 	}
-	c.gateway.Metrics.answered(at.name, p, time.Since(now))
+	c.gateway.Metrics.answered(at.name, c.result(p), time.Since(now))
+}
+
+func (c *connection) result(p *wire.Problem) string {
+	switch {
+	case p != nil:
+		return string(p.Name)
+	case c.pending:
+		return "pending"
+	}
+	return "ok"
 }
 
 // find is the route of a request.
@@ -198,6 +210,7 @@ func (c *connection) certificate(w http.ResponseWriter, codec wire.Codec, a enro
 	case p != nil:
 		return p
 	case a.Certificate == nil:
+		c.pending = true
 		w.Header().Set("Retry-After", seconds(a.After))
 		w.WriteHeader(http.StatusAccepted)
 		return nil

@@ -6,7 +6,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/rollcall-dev/rollcall/internal/gateway/listen"
-	"github.com/rollcall-dev/rollcall/internal/wire"
 )
 
 // Metrics of a gateway. No label has a value that agents choose.
@@ -30,7 +29,7 @@ type Facts struct {
 func NewMetrics(r prometheus.Registerer) (*Metrics, error) {
 	m := &Metrics{
 		answers: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "rollcall_gateway_answers_total", Help: "Answers to agents by route and result: ok, or the name of the problem.",
+			Name: "rollcall_gateway_answers_total", Help: "Answers to agents by route and result: ok, pending (ask again), or the name of the problem.",
 		}, []string{"route", "result"}),
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "rollcall_gateway_answer_duration_seconds", Help: "Time to make an answer, once its request's headers were read, by route.",
@@ -87,11 +86,7 @@ func (m *Metrics) Handshake(result listen.Result) {
 	m.handshakes.WithLabelValues(string(result)).Inc()
 }
 
-func (m *Metrics) answered(route string, p *wire.Problem, took time.Duration) {
-	result := "ok"
-	if p != nil {
-		result = string(p.Name)
-	}
+func (m *Metrics) answered(route, result string, took time.Duration) {
 	m.answers.WithLabelValues(route, result).Inc()
 	m.duration.WithLabelValues(route).Observe(took.Seconds())
 }
