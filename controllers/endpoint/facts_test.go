@@ -5,7 +5,9 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	agentv1 "github.com/rollcall-dev/rollcall/api/agent/v1"
 	"github.com/rollcall-dev/rollcall/api/v1alpha1"
+	"github.com/rollcall-dev/rollcall/internal/order"
 	"github.com/rollcall-dev/rollcall/internal/policy"
 )
 
@@ -27,8 +29,7 @@ func given(changes ...fact) *facts {
 		now:      at(1), listenedFrom: at(-86400), listenedTo: at(0), gatewayLease: 15 * time.Second, gatewayGrace: 3 * time.Minute,
 		certificateExpiring: 120 * time.Hour, renewalGrace: 720 * time.Hour,
 	}
-	seconds, missed := int32(30), int32(3)
-	f.policy.Spec.Heartbeat = &v1alpha1.HeartbeatPolicy{IntervalSeconds: &seconds, Missed: &missed}
+	setPace(f.policy, 30, 3)
 	f.policy.Status.Revision = 3
 	f.Status = v1alpha1.EndpointStatus{
 		Identity:     &v1alpha1.EndpointIdentity{ID: "id", EnrolledTime: *since(-3600), CertificateExpirationTime: since(20 * 86400)},
@@ -41,6 +42,29 @@ func given(changes ...fact) *facts {
 		change(f)
 	}
 	return f
+}
+
+// setPace declares a pace and signs it.
+func setPace(p *v1alpha1.EndpointPolicy, seconds, missed int32) {
+	p.Spec.Heartbeat = &v1alpha1.HeartbeatPolicy{IntervalSeconds: &seconds, Missed: &missed}
+	p.Status.Order = signed(&p.Spec, string(p.UID), nil)
+}
+
+// signed is the order that a policy's controller makes of a spec.
+func signed(spec *v1alpha1.EndpointPolicySpec, uid string, before *v1alpha1.Envelope) *v1alpha1.Envelope {
+	settings, err := policy.Settings(spec)
+	if err != nil {
+		panic(err)
+	}
+	var e *agentv1.Envelope
+	if before != nil {
+		e = order.FromResource(*before)
+	}
+	if e, _, err = policy.Sign(key("a"), e, fleetID, uid, settings, noon); err != nil {
+		panic(err)
+	}
+	out := order.ToResource(e)
+	return &out
 }
 
 // now moves the time, and the gateways' life with it.

@@ -99,8 +99,7 @@ type world struct {
 
 func newWorld(t *rapid.T) *world {
 	w := &world{t: t, beats: true, gateway: true, managerKnow: true, heard: noon, renewed: noon, f: given(now(0), wasOnline)}
-	seconds, missed := int32(rapid.IntRange(30, 300).Draw(t, "interval")), int32(rapid.IntRange(3, 6).Draw(t, "missed"))
-	w.f.policy.Spec.Heartbeat = &v1alpha1.HeartbeatPolicy{IntervalSeconds: &seconds, Missed: &missed}
+	setPace(w.f.policy, rapid.Int32Range(30, 300).Draw(t, "interval"), rapid.Int32Range(3, 6).Draw(t, "missed"))
 	w.pace = policy.PaceOf(w.f.policy)
 	w.f.Status.Policy.OfflineAfterSeconds = int32(w.pace.OfflineAfter() / time.Second)
 	w.f.listenedFrom, w.f.listenedTo = noon, noon

@@ -3,7 +3,9 @@ package policy
 import (
 	"time"
 
+	agentv1 "github.com/rollcall-dev/rollcall/api/agent/v1"
 	"github.com/rollcall-dev/rollcall/api/v1alpha1"
+	"github.com/rollcall-dev/rollcall/internal/envelope"
 	"github.com/rollcall-dev/rollcall/internal/liveness"
 )
 
@@ -19,17 +21,22 @@ type Pace struct {
 	Missed   int
 }
 
-// PaceOf is what p demands; nil is the defaults.
+// PaceOf is what p demands; nil is the defaults. The interval is the signed one: a spec that is not signed yet, or cannot be, changes nothing
+// on any machine.
 func PaceOf(p *v1alpha1.EndpointPolicy) Pace {
 	pace := Pace{DefaultInterval, DefaultMissed}
-	if p == nil || p.Spec.Heartbeat == nil {
+	if p == nil {
 		return pace
 	}
-	if s := p.Spec.Heartbeat.IntervalSeconds; s != nil {
-		pace.Interval = time.Duration(*s) * time.Second
+	if h := p.Spec.Heartbeat; h != nil && h.Missed != nil {
+		pace.Missed = int(*h.Missed)
 	}
-	if m := p.Spec.Heartbeat.Missed; m != nil {
-		pace.Missed = int(*m)
+	if p.Status.Order == nil {
+		return pace
+	}
+	signed := &agentv1.Policy{}
+	if err := envelope.Parse(p.Status.Order.Payload, signed); err == nil && signed.GetHeartbeatInterval() != nil {
+		pace.Interval = signed.GetHeartbeatInterval().AsDuration()
 	}
 	return pace
 }

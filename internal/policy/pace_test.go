@@ -8,11 +8,29 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/rollcall-dev/rollcall/api/v1alpha1"
+	"github.com/rollcall-dev/rollcall/internal/order"
 )
 
 func TestPaceOf(t *testing.T) {
-	with := func(h *v1alpha1.HeartbeatPolicy) *v1alpha1.EndpointPolicy {
-		return &v1alpha1.EndpointPolicy{Spec: v1alpha1.EndpointPolicySpec{Heartbeat: h}}
+	// with is a policy that was signed with h, and since what was declared after that.
+	with := func(h *v1alpha1.HeartbeatPolicy, since ...*v1alpha1.HeartbeatPolicy) *v1alpha1.EndpointPolicy {
+		p := &v1alpha1.EndpointPolicy{Spec: v1alpha1.EndpointPolicySpec{Heartbeat: h}}
+		settings, err := Settings(&p.Spec)
+		if err != nil {
+			t.Fatal(err)
+		}
+		e, _, err := Sign(key('a'), nil, fleetID, uid, settings, epoch)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.Status.Order = ptr.To(order.ToResource(e))
+		if len(since) > 0 {
+			p.Spec.Heartbeat = since[0]
+		}
+		return p
+	}
+	seconds := func(interval int32) *v1alpha1.HeartbeatPolicy {
+		return &v1alpha1.HeartbeatPolicy{IntervalSeconds: &interval}
 	}
 	for _, tt := range []struct {
 		name    string
@@ -22,8 +40,10 @@ func TestPaceOf(t *testing.T) {
 	}{
 		{"no policy", nil, Pace{300 * time.Second, 3}, 20 * time.Minute},
 		{"nothing set", with(nil), Pace{300 * time.Second, 3}, 20 * time.Minute},
-		{"interval", with(&v1alpha1.HeartbeatPolicy{IntervalSeconds: ptr.To[int32](30)}), Pace{30 * time.Second, 3}, 2 * time.Minute},
+		{"interval", with(seconds(30)), Pace{30 * time.Second, 3}, 2 * time.Minute},
+		{"interval, not signed yet", with(seconds(30), seconds(1)), Pace{30 * time.Second, 3}, 2 * time.Minute},
 		{"missed", with(&v1alpha1.HeartbeatPolicy{Missed: ptr.To[int32](6)}), Pace{300 * time.Second, 6}, 40 * time.Minute},
+		{"missed, which is the server's alone", with(nil, &v1alpha1.HeartbeatPolicy{Missed: ptr.To[int32](6)}), Pace{300 * time.Second, 6}, 40 * time.Minute},
 		{"no whole seconds: rounded up", with(&v1alpha1.HeartbeatPolicy{IntervalSeconds: ptr.To[int32](1), Missed: ptr.To[int32](2)}), Pace{time.Second, 2}, 3 * time.Second},
 		{"the longest", with(&v1alpha1.HeartbeatPolicy{IntervalSeconds: ptr.To[int32](86400), Missed: ptr.To[int32](100)}), Pace{24 * time.Hour, 100}, 3200 * time.Hour},
 	} {

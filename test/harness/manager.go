@@ -15,6 +15,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/config"
+	"sigs.k8s.io/controller-runtime/pkg/log"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	"github.com/rollcall-dev/rollcall/api/v1alpha1"
@@ -57,7 +58,7 @@ func (a *API) RunManager(t testing.TB, namespace string, setup func(ctrl.Manager
 	cfg.QPS = -1
 	mgr, err := ctrl.NewManager(cfg, ctrl.Options{
 		Scheme: scheme(),
-		Logger: logr.Discard(),
+		Logger: logr.New(log.NullLogSink{}),
 		Cache: cache.Options{
 			DefaultTransform: cache.TransformStripManagedFields(), ReaderFailOnMissingInformer: true,
 			DefaultNamespaces: map[string]cache.Config{namespace: {}},
