@@ -101,11 +101,15 @@ func eventually(t *testing.T, what string, ok func() bool) {
 }
 
 func mask(s string) string {
-	for pattern, with := range map[string]string{
-		`[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f-]{22}`: "UUID", `127\.0\.0\.1:\d+`: "HOST:PORT", `\b\d+[smhd]\d*[smh]?\b`: "TIME", `20\d\d-[-0-9: ]+Z`: "DATE",
-		`/tmp/\S+`: "DIR", `in \d+ ms`: "in N ms",
+	for _, m := range []struct{ pattern, with string }{
+		{`[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f-]{22}`, "UUID"}, // first: there may be a 5d in it
+		{`127\.0\.0\.1:\d+`, "HOST:PORT"},
+		{`/tmp/\S+`, "DIR"},
+		{`20\d\d-[-0-9: ]+Z`, "DATE"},
+		{`\b\d+[smhd]\d*[smh]?\b`, "TIME"},
+		{`in \d+ ms`, "in N ms"},
 	} {
-		s = regexp.MustCompile(pattern).ReplaceAllString(s, with)
+		s = regexp.MustCompile(m.pattern).ReplaceAllString(s, m.with)
 	}
 	return s
 }
@@ -125,7 +129,7 @@ func TestAgentAndCytool(t *testing.T) {
 
 	status, _ := p.ask(t, at, "status")
 	want := `State            Online
-Endpoint         UUID
+Endpoint         UUID   (namespace fleet)
 Fleet            UUID
 Server           https://HOST:PORT   (gateway gw-test1-00000); no proxy
 Trust            version 1, issued DATE

@@ -61,7 +61,19 @@ func (e *Engine) heartbeat(ctx context.Context) (time.Duration, error) {
 		return 0, nil
 	}
 	e.streak = 0
-	return jitter(e.interval(), 0.1, e.Random()), nil
+	return e.untilNext(), nil
+}
+
+// untilNext is the policy's interval. While the policy has not come, just after an enrolment, the interval is not known: the agent asks soon,
+// and ever later.
+func (e *Engine) untilNext() time.Duration {
+	next := jitter(e.interval(), 0.1, e.Random())
+	if e.book.Complete() {
+		e.incomplete = 0
+		return next
+	}
+	e.incomplete = min(e.incomplete+1, 16)
+	return min(next, jitter(e.Timing.RetryBase<<(e.incomplete-1), 0.5, e.Random()))
 }
 
 // compose is a heartbeat, and the tags of its sections.

@@ -82,7 +82,8 @@ type Engine struct {
 	told           sections
 	asked          sections
 	slim           bool
-	streak         int
+	streak         int // heartbeats that followed each other at once
+	incomplete     int // heartbeats in a row without all that is to be obeyed
 	gateway        string
 	acceptedAt     time.Duration
 	rejected       uint64

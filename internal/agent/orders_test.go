@@ -56,6 +56,28 @@ func TestPolicyIsObeyed(t *testing.T) {
 	}
 }
 
+// Just after an enrolment the gateway may not know the policy yet: the agent does not wait for an interval that it was never given.
+func TestPolicyComesLate(t *testing.T) {
+	w := newWorld(t)
+	w.gateway.Orders = func(string) []*agentv1.Envelope { return nil }
+	w.live(4 * time.Second)
+	w.expect("Online")
+	if n := len(w.gateway.Beats()); n < 2 || n > 4 {
+		t.Errorf("%d heartbeats in the first 4s", n)
+	}
+	w.orders(1, 20*time.Second)
+	w.live(15 * time.Second)
+	if s := w.Status(); s.Policy.HeartbeatIntervalSeconds != 20 {
+		t.Errorf("policy %+v", s.Policy)
+	}
+	w = newWorld(t)
+	w.gateway.Orders = func(string) []*agentv1.Envelope { return nil }
+	w.live(time.Hour)
+	if n := len(w.gateway.Beats()); n < 15 || n > 25 {
+		t.Errorf("%d heartbeats in an hour without any assignment", n)
+	}
+}
+
 // A gateway that keeps saying more is answered at once, ten times and not for ever.
 func TestMoreIsBounded(t *testing.T) {
 	w := newWorld(t)

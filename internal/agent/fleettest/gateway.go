@@ -62,7 +62,7 @@ type Gateway struct {
 	URL   *url.URL
 	// Lifetime of certificates.
 	Lifetime time.Duration
-	// Orders go with every heartbeat's answer, once there is an identity; Reply may change the answer.
+	// Orders go with every heartbeat's answer; nil: the assignment of no policy. Reply may change the answer.
 	Orders func(identityID string) []*agentv1.Envelope
 	Reply  func(*agentv1.HeartbeatReply)
 
@@ -74,6 +74,7 @@ type Gateway struct {
 	enrolled map[string]*x509.Certificate
 	renewed  map[string]*x509.Certificate
 	addr     string
+	started  time.Time
 	server   *http.Server
 	t        testing.TB
 }
@@ -88,7 +89,7 @@ func (f *Fleet) Serve(t testing.TB) *Gateway {
 func (f *Fleet) ServeWith(t testing.TB, ca CA, serving *x509.Certificate) *Gateway {
 	t.Helper()
 	g := &Gateway{
-		Fleet: f, Lifetime: 30 * 24 * time.Hour, t: t, addr: "127.0.0.1:0",
+		Fleet: f, Lifetime: 30 * 24 * time.Hour, t: t, addr: "127.0.0.1:0", started: f.Now(),
 		next: map[string][]Answer{}, requests: map[string][][]byte{}, current: map[string]string{},
 		enrolled: map[string]*x509.Certificate{}, renewed: map[string]*x509.Certificate{},
 	}
@@ -294,6 +295,8 @@ func (g *Gateway) heartbeat(r *http.Request) (wire.Message, *wire.Problem) {
 	reply := &agentv1.HeartbeatReply{ServerTime: timestamppb.New(now), Beacon: g.Fleet.Beacon(), Gateway: "gw-test1-00000"}
 	if g.Orders != nil {
 		reply.Orders = g.Orders(id)
+	} else {
+		reply.Orders = []*agentv1.Envelope{g.Fleet.Assignment(id, "", g.started)}
 	}
 	if g.Reply != nil {
 		g.Reply(reply)

@@ -176,6 +176,11 @@ func (b *Book) Policy() *agentv1.Policy {
 	return b.policies[len(b.policies)-1].Order
 }
 
+// Complete tells whether an assignment has come, and the policy that it names.
+func (b *Book) Complete() bool {
+	return b.assignment.Order != nil && (b.assignment.Order.GetPolicyId() == "" || b.find(b.assignment.Order.GetPolicyId()) >= 0)
+}
+
 // AssignedAt is when the newest assignment was issued, the zero time for none.
 func (b *Book) AssignedAt() time.Time {
 	if b.assignment.Order == nil {

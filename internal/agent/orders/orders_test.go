@@ -128,19 +128,30 @@ func TestPolicyInUse(t *testing.T) {
 			}
 		}
 	}
+	complete := func(want bool) {
+		t.Helper()
+		if b.Complete() != want {
+			t.Errorf("complete: %t, want %t", b.Complete(), want)
+		}
+	}
 	check("")
+	complete(false)
 	obey(f.Assignment(me, policyA, now))
 	check("") // it has not come yet
+	complete(false)
 	obey(f.Policy(policyA, 1, time.Minute))
 	check(policyA)
+	complete(true)
 	obey(f.Assignment(me, policyB, now.Add(1)))
 	check(policyA) // held back, the next policy loosens nothing
+	complete(false)
 	obey(f.Policy(policyB, 1, time.Minute))
 	check(policyB)
 	obey(f.Assignment(me, policyA, now.Add(2)))
 	check(policyA)
 	obey(f.Assignment(me, "", now.Add(3)))
 	check("")
+	complete(true)
 	for i := range 2 * MaxPolicies {
 		id := string(rune('a'+i%6)) + policyA[1:]
 		obey(f.Assignment(me, id, now.Add(time.Duration(10+i))), f.Policy(id, uint64(10+i), time.Minute))
