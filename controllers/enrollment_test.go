@@ -19,6 +19,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -374,6 +375,72 @@ func TestNames(t *testing.T) {
 func harnessSettles(t *testing.T, c client.Client, o client.Object) {
 	t.Helper()
 	eventually(t, func() error { return c.Get(t.Context(), client.ObjectKeyFromObject(o), o) })
+}
+
+// TestRefusalsOfTheClusterCostNoUse: what the API server would not take is found out before a use is counted.
+func TestRefusalsOfTheClusterCostNoUse(t *testing.T) {
+	startManager(t)
+	c, gateway := admin(t), as(t, local.GatewayAccount)
+	t.Run("a quota", func(t *testing.T) {
+		ns := world.api.Namespace(t)
+		token, text := newToken(t, c, ns, "token", v1alpha1.EnrollmentTokenSpec{MaxUses: ptr.To[int32](1)})
+		full := &corev1.ResourceQuota{
+			ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "full"},
+			Spec:       corev1.ResourceQuotaSpec{Hard: corev1.ResourceList{"count/endpoints.rollcall.dev": resource.MustParse("0")}},
+		}
+		if err := c.Create(t.Context(), full); err != nil {
+			t.Fatal(err)
+		}
+		full.Status.Hard, full.Status.Used = full.Spec.Hard, full.Spec.Hard // as the quota controller would, which does not run here
+		if err := c.Status().Update(t.Context(), full); err != nil {
+			t.Fatal(err)
+		}
+		m := newMachine(t, text, fleetID(t, c), "box")
+		r := request(t, m.key.Public(), m.enrollment(t))
+		post(t, gateway, r)
+		eventually(t, func() error {
+			var events corev1.EventList
+			if err := c.List(t.Context(), &events, client.InNamespace(ns)); err != nil {
+				return err
+			}
+			for _, e := range events.Items {
+				if e.Reason == "EnrollmentDelayed" && strings.Contains(e.Message, "exceeded quota") {
+					return nil
+				}
+			}
+			return errors.New("nobody is told")
+		})
+		usesOf(t, c, token, 0)
+		deleteNow(t, c, full)
+		cert, denial := answer(t, gateway, r)
+		if denial != nil {
+			t.Fatal(denial.Reason, denial.Message)
+		}
+		enrolled(t, c, ns, "box", m, cert)
+		usesOf(t, c, token, 1)
+	})
+	t.Run("a namespace that is being deleted", func(t *testing.T) {
+		ns := world.api.Namespace(t)
+		// Something that does not go keeps the namespace, and with it the token.
+		token := &v1alpha1.EnrollmentToken{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "token", Finalizers: []string{"example.com/keep"}}}
+		if err := c.Create(t.Context(), token); err != nil {
+			t.Fatal(err)
+		}
+		text := handedOut(t, c, token)
+		deleteNow(t, c, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: ns}})
+		m := newMachine(t, text, fleetID(t, c), "late")
+		_, denial := ask(t, gateway, request(t, m.key.Public(), m.enrollment(t)))
+		if denial == nil || denial.Reason != "EnrollmentDenied" && denial.Reason != "TokenUnknown" || !strings.Contains(denial.Message, "is being deleted") {
+			t.Errorf("got %+v", denial)
+		}
+		eventually(t, func() error {
+			if err := c.Get(t.Context(), client.ObjectKeyFromObject(token), token); err != nil {
+				return err
+			}
+			token.Finalizers = nil
+			return c.Update(t.Context(), token)
+		})
+	})
 }
 
 func TestManualApproval(t *testing.T) {

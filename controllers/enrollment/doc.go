@@ -11,6 +11,7 @@
 package enrollment
 
 import (
+	"cmp"
 	"crypto"
 	"crypto/x509"
 	"time"
@@ -63,6 +64,8 @@ type Options struct {
 	// CertificateLifetime of agents; RenewalGrace is how long after it a certificate still renews; PreviousKeyLifetime how long after a
 	// renewal the old key is accepted; CSRRetention how long an answered request is kept for the gateway to see.
 	CertificateLifetime, RenewalGrace, PreviousKeyLifetime, CSRRetention time.Duration
+	// TokenHour is how long an hour of a token's spec.expiresAfterHours is: an hour, but for tests. 0 means an hour.
+	TokenHour time.Duration
 
 	// Now is the clock; nil is time.Now.
 	Now func() time.Time
@@ -76,6 +79,8 @@ func (o *Options) now() time.Time {
 	}
 	return o.Now()
 }
+
+func (o *Options) hour() time.Duration { return cmp.Or(o.TokenHour, time.Hour) }
 
 func (o *Options) reached(point string) error {
 	if o.Reached == nil {

@@ -81,7 +81,7 @@ func (r *CSRReconciler) claim(ctx context.Context, s *request) error {
 	if err := r.findKey(ctx, s); err != nil || s.endpoint != nil {
 		return err
 	}
-	name, unnamed := r.chooseName(ctx, s)
+	name, verdict, unnamed := r.chooseName(ctx, s)
 	if s.endpoint != nil {
 		return unnamed
 	}
@@ -90,6 +90,11 @@ func (r *CSRReconciler) claim(ctx context.Context, s *request) error {
 	}
 	if unnamed != nil {
 		return unnamed
+	}
+	if verdict == free {
+		if err := r.rehearse(ctx, s, name); err != nil {
+			return err
+		}
 	}
 	s.token.Status.Uses = ptr.To(ptr.Deref(s.token.Status.Uses, 0) + 1)
 	s.token.Status.Claims = append(s.token.Status.Claims, v1alpha1.EnrollmentClaim{
@@ -104,15 +109,8 @@ func (r *CSRReconciler) claim(ctx context.Context, s *request) error {
 
 // mayEnroll decides about a new enrolment.
 func (r *CSRReconciler) mayEnroll(ctx context.Context, s *request) error {
-	if err := admit(s.token, r.now()); err != nil {
+	if err := admit(s.token, r.hour(), r.now()); err != nil {
 		return err
-	}
-	var ns corev1.Namespace
-	if err := r.Live.Get(ctx, types.NamespacedName{Name: s.token.Namespace}, &ns); err != nil {
-		return err
-	}
-	if ns.DeletionTimestamp != nil {
-		return deny(EnrollmentDenied, "namespace %s is being deleted: use a token of another one", ns.Name)
 	}
 	same, err := r.sameMachine(ctx, s)
 	if err != nil {
@@ -147,14 +145,14 @@ func (r *CSRReconciler) findKey(ctx context.Context, s *request) error {
 
 // chooseName is the name of the Endpoint for a new claim. Where one of the possible names belongs to the applicant already, it is set as the
 // request's Endpoint instead.
-func (r *CSRReconciler) chooseName(ctx context.Context, s *request) (string, error) {
+func (r *CSRReconciler) chooseName(ctx context.Context, s *request) (string, taking, error) {
 	candidates := names(s.enrollment.GetHostname(), s.key)
 	if s.token.Spec.EndpointName != "" {
 		candidates = []string{string(s.token.Spec.EndpointName)}
 	} else if s.token.Spec.Replace != "" {
 		same, err := r.sameMachine(ctx, s)
 		if err != nil {
-			return "", err
+			return "", taken, err
 		}
 		if len(same) == 1 { // with more, the machine ID tells them apart no longer
 			candidates = append([]string{same[0].Name}, candidates...)
@@ -163,10 +161,10 @@ func (r *CSRReconciler) chooseName(ctx context.Context, s *request) (string, err
 	for _, name := range candidates {
 		verdict, err := r.try(ctx, s, name)
 		if err != nil || verdict != taken {
-			return name, err
+			return name, verdict, err
 		}
 	}
-	return "", deny(EnrollmentDenied, "the names %q are all taken in namespace %s", candidates, s.token.Namespace)
+	return "", taken, deny(EnrollmentDenied, "the names %q are all taken in namespace %s", candidates, s.token.Namespace)
 }
 
 // try judges the Endpoint of a name as it is now.
@@ -195,18 +193,36 @@ func (r *CSRReconciler) sameMachine(ctx context.Context, s *request) ([]v1alpha1
 	return same.Items, err
 }
 
+// rehearse creates the Endpoint without storing it: what the API server would refuse, for a namespace that is being deleted, a quota or a
+// policy of the cluster's owner, costs no use.
+func (r *CSRReconciler) rehearse(ctx context.Context, s *request, name string) error {
+	err := r.Client.Create(ctx, s.newEndpoint(name, ""), client.DryRunAll)
+	if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
+		return deny(EnrollmentDenied, "namespace %s is being deleted: use a token of another one", s.token.Namespace)
+	}
+	if err != nil {
+		return fmt.Errorf("create Endpoint %s/%s: %w", s.token.Namespace, name, err)
+	}
+	return nil
+}
+
+// newEndpoint is what an enrolment with the request's token creates.
+func (s *request) newEndpoint(name, identityID string) *v1alpha1.Endpoint {
+	ep := &v1alpha1.Endpoint{ObjectMeta: metav1.ObjectMeta{
+		Namespace: s.token.Namespace, Name: name, Annotations: map[string]string{restoreAnnotation: "true", claimAnnotation: identityID},
+	}}
+	for key, value := range s.token.Spec.Labels {
+		metav1.SetMetaDataLabel(&ep.ObjectMeta, key, string(value))
+	}
+	return ep
+}
+
 // ensureEndpoint creates the claimed Endpoint, or takes the one that the token lets it take.
 func (r *CSRReconciler) ensureEndpoint(ctx context.Context, s *request) error {
 	if s.endpoint != nil {
 		return nil
 	}
-	ep := &v1alpha1.Endpoint{ObjectMeta: metav1.ObjectMeta{
-		Namespace: s.token.Namespace, Name: string(s.claim.EndpointName),
-		Annotations: map[string]string{restoreAnnotation: "true", claimAnnotation: s.claim.IdentityID},
-	}}
-	for key, value := range s.token.Spec.Labels {
-		metav1.SetMetaDataLabel(&ep.ObjectMeta, key, string(value))
-	}
+	ep := s.newEndpoint(string(s.claim.EndpointName), s.claim.IdentityID)
 	err := r.Client.Create(ctx, ep)
 	if err == nil {
 		s.endpoint = ep
@@ -231,7 +247,7 @@ func (r *CSRReconciler) ensureEndpoint(ctx context.Context, s *request) error {
 
 // rename gives a claim another name: somebody has taken the first one since.
 func (r *CSRReconciler) rename(ctx context.Context, s *request) error {
-	name, err := r.chooseName(ctx, s)
+	name, _, err := r.chooseName(ctx, s)
 	if err != nil {
 		return err
 	}

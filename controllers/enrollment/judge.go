@@ -18,12 +18,12 @@ import (
 // maxClaims of one token at once: what the API holds.
 const maxClaims = 50
 
-// expiration of a token; nil is never.
-func expiration(t *v1alpha1.EnrollmentToken) *metav1.Time {
+// expiration of a token whose hours are as long as hour says; nil is never.
+func expiration(t *v1alpha1.EnrollmentToken, hour time.Duration) *metav1.Time {
 	if t.Spec.ExpiresAfterHours == 0 {
 		return nil
 	}
-	return ptr.To(metav1.NewTime(t.CreationTimestamp.Add(time.Duration(t.Spec.ExpiresAfterHours) * time.Hour)))
+	return ptr.To(metav1.NewTime(t.CreationTimestamp.Add(time.Duration(t.Spec.ExpiresAfterHours) * hour)))
 }
 
 func usedUp(t *v1alpha1.EnrollmentToken) bool {
@@ -31,8 +31,8 @@ func usedUp(t *v1alpha1.EnrollmentToken) bool {
 }
 
 // admit tells why a token is not good for one more enrolment; nil: it is.
-func admit(t *v1alpha1.EnrollmentToken, now time.Time) error {
-	end := expiration(t)
+func admit(t *v1alpha1.EnrollmentToken, hour time.Duration, now time.Time) error {
+	end := expiration(t, hour)
 	switch {
 	case t.DeletionTimestamp != nil:
 		return deny(TokenUnknown, "EnrollmentToken %s is being deleted: use another", fullName(t))

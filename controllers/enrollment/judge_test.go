@@ -60,12 +60,12 @@ func TestAdmit(t *testing.T) {
 			token := &v1alpha1.EnrollmentToken{
 				ObjectMeta: metav1.ObjectMeta{Namespace: "fleet", Name: "laptops", CreationTimestamp: metav1.NewTime(noon.Add(-tc.age))}, Spec: tc.spec, Status: tc.status,
 			}
-			wantReason(t, admit(token, noon), tc.reason)
+			wantReason(t, admit(token, time.Hour, noon), tc.reason)
 		})
 	}
 	full := &v1alpha1.EnrollmentToken{Status: v1alpha1.EnrollmentTokenStatus{Claims: make([]v1alpha1.EnrollmentClaim, maxClaims)}}
 	var wait *pause
-	if err := admit(full, noon); !errors.As(err, &wait) || wait.after == 0 {
+	if err := admit(full, time.Hour, noon); !errors.As(err, &wait) || wait.after == 0 {
 		t.Errorf("with %d claims under way: %v, want a pause", maxClaims, err)
 	}
 }
@@ -240,7 +240,7 @@ func TestUsable(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			token := &v1alpha1.EnrollmentToken{ObjectMeta: metav1.ObjectMeta{Name: "t", CreationTimestamp: metav1.NewTime(noon)}, Spec: tc.spec}
 			token.Status.Uses = &tc.uses
-			if got := usable(token, tc.now, tc.secret, tc.replaced); got.Status != tc.status || got.Reason != tc.reason || got.Message == "" {
+			if got := usable(token, time.Hour, tc.now, tc.secret, tc.replaced); got.Status != tc.status || got.Reason != tc.reason || got.Message == "" {
 				t.Errorf("got %+v, want %s %s", got, tc.status, tc.reason)
 			}
 		})

@@ -104,11 +104,11 @@ func (r *TokenReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl
 	}
 	status := &token.Status
 	status.ObservedGeneration = token.Generation
-	status.ExpirationTime = expiration(token)
+	status.ExpirationTime = expiration(token, r.hour())
 	status.Uses = ptr.To(ptr.Deref(status.Uses, 0))
 	replaced := r.setPublicKey(token)
 	now := r.now()
-	condition := usable(token, now, secret, replaced)
+	condition := usable(token, r.hour(), now, secret, replaced)
 	if meta.SetStatusCondition(&status.Conditions, condition) && condition.Status == metav1.ConditionFalse {
 		r.Events.Eventf(token, nil, corev1.EventTypeNormal, condition.Reason, "Judge", "%s", condition.Message)
 	}
@@ -195,9 +195,9 @@ func (r *TokenReconciler) dropClaims(ctx context.Context, token *v1alpha1.Enroll
 }
 
 // usable is the condition Usable. It being False is no failure: people declared the bounds.
-func usable(t *v1alpha1.EnrollmentToken, now time.Time, secret handout, keyReplaced bool) metav1.Condition {
+func usable(t *v1alpha1.EnrollmentToken, hour time.Duration, now time.Time, secret handout, keyReplaced bool) metav1.Condition {
 	c := metav1.Condition{Type: conditionUsable, Status: metav1.ConditionFalse, ObservedGeneration: t.Generation}
-	switch end := expiration(t); {
+	switch end := expiration(t, hour); {
 	case keyReplaced:
 		c.Reason, c.Message = reasonKeyReplaced, "the fleet's token key was replaced since this token was handed out: create another EnrollmentToken"
 	case end != nil && !now.Before(end.Time):
