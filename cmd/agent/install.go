@@ -36,7 +36,7 @@ func installService(ctx context.Context, args []string, s std) error {
 		_, _ = fmt.Fprintln(s.out, "this machine has enrolled already and keeps its identity (to forget it: rollcall-agent reset)")
 		token.UID = ""
 	} else if token.UID == "" {
-		return fmt.Errorf("%w: --token-file FILE, or - for stdin, is missing: this machine has not enrolled yet", errUsage)
+		return misused("--token-file FILE, or - for stdin, is missing: this machine has not enrolled yet")
 	}
 	exe, err := os.Executable()
 	if err != nil {

@@ -35,8 +35,10 @@ const usage = `rollcall-agent keeps this machine enrolled in a Rollcall fleet.
 cytool status shows how it goes. Each command has --help.
 `
 
-// errUsage is wrapped by what a person must correct.
-var errUsage = errors.New("usage")
+// usageError is what a person must correct.
+type usageError struct{ error }
+
+func misused(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
 
 // std is where a command reads and writes.
 type std struct {
@@ -62,16 +64,15 @@ func command(ctx context.Context, args []string, s std) int {
 		_, _ = fmt.Fprintf(s.err, "rollcall-agent: there is no command %q\n\n%s", args[0], usage)
 		return exitUsage
 	}
-	switch err := do(ctx, args[1:], s); {
-	case err == nil, errors.Is(err, pflag.ErrHelp):
+	err := do(ctx, args[1:], s)
+	if err == nil || errors.Is(err, pflag.ErrHelp) {
 		return exitOK
-	case errors.Is(err, errUsage):
-		_, _ = fmt.Fprintln(s.err, "rollcall-agent:", err)
-		return exitUsage
-	default:
-		_, _ = fmt.Fprintln(s.err, "rollcall-agent:", err)
-		return exitFailed
 	}
+	_, _ = fmt.Fprintln(s.err, "rollcall-agent:", err)
+	if _, ok := errors.AsType[usageError](err); ok {
+		return exitUsage
+	}
+	return exitFailed
 }
 
 // parse reads a command's flags; what is left over is an error.
@@ -81,10 +82,10 @@ func parse(f *pflag.FlagSet, args []string, s std) error {
 		if errors.Is(err, pflag.ErrHelp) {
 			return err
 		}
-		return fmt.Errorf("%w: %w", errUsage, err)
+		return usageError{err}
 	}
 	if f.NArg() > 0 {
-		return fmt.Errorf("%w: %q is nothing that %s takes", errUsage, f.Arg(0), f.Name())
+		return misused("%q is nothing that %s takes", f.Arg(0), f.Name())
 	}
 	return nil
 }
@@ -105,7 +106,7 @@ func reset(_ context.Context, args []string, s std) error {
 		return err
 	}
 	if !*yes {
-		return fmt.Errorf("%w: reset deletes this machine's identity in %s; it must then be enrolled again with a token. If that is what you want: reset --yes", errUsage, *path)
+		return misused("reset deletes this machine's identity in %s; it must then be enrolled again with a token. If that is what you want: reset --yes", *path)
 	}
 	if _, err := os.Stat(*path); err != nil {
 		return fmt.Errorf("there is nothing to forget: %w", err)

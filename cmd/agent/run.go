@@ -46,13 +46,13 @@ func stateDirFlag(f *pflag.FlagSet) *string {
 
 func (s *settings) parse() (err error) {
 	if s.server == "" {
-		return fmt.Errorf("%w: --server https://host:port is missing", errUsage)
+		return misused("--server https://host:port is missing")
 	}
 	if s.serverURL, err = client.ParseServer(s.server); err != nil {
-		return fmt.Errorf("%w: %w", errUsage, err)
+		return usageError{err}
 	}
 	if s.proxyURL, err = client.ParseProxy(cmp.Or(s.proxy, os.Getenv("ROLLCALL_PROXY")), s.serverURL); err != nil {
-		return fmt.Errorf("%w: %w", errUsage, err)
+		return usageError{err}
 	}
 	return nil
 }
@@ -77,7 +77,7 @@ func (s *settings) token(in io.Reader) (identity.Token, error) {
 	}
 	t, err := identity.ParseToken(string(b))
 	if err != nil {
-		return identity.Token{}, fmt.Errorf("%w: --token-file %s: %w", errUsage, s.tokenFile, err)
+		return identity.Token{}, misused("--token-file %s: %w", s.tokenFile, err)
 	}
 	return t, nil
 }
@@ -102,7 +102,7 @@ func run(ctx context.Context, args []string, s std) error {
 		return err
 	}
 	if !wire.IsVersion(agent.Version) || !timing.Valid() {
-		return fmt.Errorf("%w: the version (%s) is a semantic version, and every duration is positive", errUsage, agent.Version)
+		return misused("the version (%s) is a semantic version, and every duration is positive", agent.Version)
 	}
 	dir, err := state.Open(*path)
 	if err != nil {
@@ -154,7 +154,7 @@ func headline(e *agent.Engine) string {
 func logger(level, format string) (logr.Logger, error) {
 	parsed, err := zapcore.ParseLevel(level)
 	if err != nil || format != "json" && format != "console" {
-		return logr.Logger{}, fmt.Errorf("%w: --log-level is debug, info or error, --log-format json or console", errUsage)
+		return logr.Logger{}, misused("--log-level is debug, info or error, --log-format json or console")
 	}
 	config := zap.NewProductionConfig()
 	config.Level = zap.NewAtomicLevelAt(parsed)
