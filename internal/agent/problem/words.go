@@ -129,7 +129,7 @@ var words = map[wire.Name]Words{
 	wire.TokenExhausted: {
 		StateNotEnrolled, "The enrolment token is used up",
 		"As many machines as the token allows have enrolled with it, and this one is not among them.",
-		"Raise maxUses of the EnrollmentToken, then: cytool checkin. Or get a new one. " + anew,
+		"Raise maxUses of the EnrollmentToken, then run cytool checkin. Or get a new token and run its install line on this machine.",
 	},
 	wire.ProofInvalid: {
 		StateNotEnrolled, "The proof does not hold",
