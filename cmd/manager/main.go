@@ -26,7 +26,7 @@ func main() {
 		if err == pflag.ErrHelp { //nolint:errorlint // it is returned as it is
 			os.Exit(0)
 		}
-		fmt.Fprintln(os.Stderr, "rollcall-manager:", err) //nolint:errcheck // nowhere to tell
+		fmt.Fprintln(os.Stderr, "rollcall-manager:", err)
 		os.Exit(2)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)

@@ -27,6 +27,7 @@ type options struct {
 	gatewayLease, gatewayGrace   time.Duration
 	csrRetention, countInterval  time.Duration
 	certificateExpiring          time.Duration
+	tokenHour                    time.Duration
 	logLevel, logFormat          string
 	reached                      func(point string) error
 }
@@ -57,6 +58,7 @@ func parse(args []string) (*options, error) {
 	f.DurationVar(&o.csrRetention, "csr-retention", 10*time.Second, "how long an answered certificate request is kept for the gateway to see")
 	f.DurationVar(&o.countInterval, "count-interval", time.Minute, "how often the endpoints of a policy are counted, at most")
 	f.DurationVar(&o.certificateExpiring, "certificate-expiring", 5*24*time.Hour, "an endpoint whose certificate ends sooner is unhealthy: it should have renewed")
+	f.DurationVar(&o.tokenHour, "token-hour", time.Hour, "how long an hour of a token's expiresAfterHours is: another length is for tests")
 	f.StringVar(&o.logLevel, "log-level", "info", "info or debug")
 	f.StringVar(&o.logFormat, "log-format", "json", "json or console")
 	addFaults(f, o)

@@ -9,7 +9,9 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/rollcall-dev/rollcall/controllers/endpoint"
 	"github.com/rollcall-dev/rollcall/controllers/enrollment"
+	"github.com/rollcall-dev/rollcall/controllers/gateways"
 	"github.com/rollcall-dev/rollcall/controllers/gatewaytoken"
 	"github.com/rollcall-dev/rollcall/controllers/keys"
 	"github.com/rollcall-dev/rollcall/controllers/policy"
@@ -32,6 +34,7 @@ func wire(ctx context.Context, mgr ctrl.Manager, o *options, fleet *keys.Fleet, 
 		func() error {
 			return policy.Setup(mgr, policy.Options{FleetID: fleet.ID, Orders: fleet.Orders, CountInterval: o.countInterval})
 		},
+		func() error { return addEndpoints(mgr, o, fleet) },
 	} {
 		if err := add(); err != nil {
 			return fmt.Errorf("set up the manager: %w", err)
@@ -80,11 +83,24 @@ func addEnrollment(ctx context.Context, mgr ctrl.Manager, o *options, fleet *key
 		FleetID: fleet.ID, Fleet: fleet, AgentCA: fleet.AgentCA,
 		GatewayURL:          o.gatewayURL,
 		CertificateLifetime: o.certificateLifetime, RenewalGrace: o.renewalGrace, PreviousKeyLifetime: o.previousKey,
-		CSRRetention: o.csrRetention,
-		Reached:      o.reached,
+		CSRRetention: o.csrRetention, TokenHour: o.tokenHour,
+		Reached: o.reached,
 	}
 	if err := (&enrollment.TokenReconciler{Options: opts}).SetupWithManager(mgr); err != nil {
 		return err
 	}
 	return (&enrollment.CSRReconciler{Options: opts}).SetupWithManager(mgr)
+}
+
+// addEndpoints judges endpoints, and by what is seen of the gateways when they could be heard at all.
+func addEndpoints(mgr ctrl.Manager, o *options, fleet *keys.Fleet) error {
+	watcher, err := gateways.Setup(mgr, gateways.Options{Namespace: o.namespace, LeaseDuration: o.gatewayLease, Grace: o.gatewayGrace})
+	if err != nil {
+		return err
+	}
+	return endpoint.Setup(mgr, endpoint.Options{
+		FleetID: fleet.ID, Orders: fleet.Orders,
+		Gateways: watcher, GatewayLease: o.gatewayLease, GatewayGrace: o.gatewayGrace,
+		CertificateExpiring: o.certificateExpiring, RenewalGrace: o.renewalGrace,
+	})
 }

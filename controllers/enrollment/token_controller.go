@@ -152,17 +152,17 @@ func (r *TokenReconciler) ensureSecret(ctx context.Context, token *v1alpha1.Enro
 		},
 	}
 	err = r.Client.Create(ctx, secret)
+	exists := apierrors.IsAlreadyExists(err)
 	switch {
-	case apierrors.IsAlreadyExists(err) && r.now().Sub(token.CreationTimestamp.Time) < secretPatience:
+	case exists && r.now().Sub(token.CreationTimestamp.Time) < secretPatience:
 		return secretRetry, waits, nil
-	case err != nil && !apierrors.IsAlreadyExists(err):
+	case exists:
+		at = inTheWay
+	case err != nil:
 		return 0, waits, fmt.Errorf("create Secret %s/%s: %w", secret.Namespace, secret.Name, err)
 	}
 	token.Status.SecretName = v1alpha1.LocalName(name)
-	if err != nil {
-		return 0, inTheWay, nil
-	}
-	return 0, handedOut, r.reached("made token")
+	return 0, at, r.reached("made token")
 }
 
 // setPublicKey publishes what a gateway verifies enrolments with; none where the token in the Secret was made with a master key that is lost.

@@ -20,7 +20,7 @@ import (
 
 const (
 	// bindingSecret is empty. A token that is bound to it dies when it is deleted: with it a person revokes all at once.
-	bindingSecret = "rollcall-gateway-token-binding" //nolint:gosec // a name
+	bindingSecret = "rollcall-gateway-token-binding"
 	lifetime      = time.Hour
 	minRetry      = time.Second
 	maxRetry      = time.Minute

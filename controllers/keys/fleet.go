@@ -23,11 +23,11 @@ import (
 
 // Names of the Secrets and ConfigMaps.
 const (
-	RootSecret     = "rollcall-root-key"
+	RootSecret     = "rollcall-root-key" //nolint:gosec // names, not keys
 	OrderSecret    = "rollcall-order-key"
 	AgentCASecret  = "rollcall-agent-ca"
 	ServerCASecret = "rollcall-server-ca"
-	TokenSecret    = "rollcall-token-key" //nolint:gosec // a name
+	TokenSecret    = "rollcall-token-key"
 	TrustConfigMap = "rollcall-trust"
 	Beacons        = "rollcall-beacon"
 )

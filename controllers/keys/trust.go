@@ -148,11 +148,11 @@ func openTrust(f *Fleet, cm *corev1.ConfigMap) error {
 	}
 	trust, err := identity.OpenTrust(identity.Pin(spki(f.root.Public())), chain)
 	if err != nil {
-		return fmt.Errorf("ConfigMap %s/%s does not match the root key in Secret %s: %w. Restore both from one backup, or delete both "+ //nolint:staticcheck // begins with a kind's name
+		return fmt.Errorf("ConfigMap %s/%s does not match the root key in Secret %s: %w. Restore both from one backup, or delete both "+
 			"to begin a new fleet: every machine must then enrol again", cm.Namespace, cm.Name, RootSecret, err)
 	}
 	if trust.FleetID != f.ID {
-		return fmt.Errorf("ConfigMap %s/%s is of fleet %s, but Secret %s of fleet %s: restore both from one backup", //nolint:staticcheck // begins with a kind's name
+		return fmt.Errorf("ConfigMap %s/%s is of fleet %s, but Secret %s of fleet %s: restore both from one backup",
 			cm.Namespace, cm.Name, trust.FleetID, RootSecret, f.ID)
 	}
 	f.trust.Store(trust)
@@ -168,11 +168,11 @@ func bundles(cm *corev1.ConfigMap) (chain []*agentv1.Envelope, versions []uint64
 			continue
 		}
 		if byVersion[version], err = envelope.UnmarshalJSON([]byte(text)); err != nil {
-			return nil, nil, fmt.Errorf("ConfigMap %s/%s, %s: %w", cm.Namespace, cm.Name, name, err) //nolint:staticcheck // begins with a kind's name
+			return nil, nil, fmt.Errorf("ConfigMap %s/%s, %s: %w", cm.Namespace, cm.Name, name, err)
 		}
 	}
 	if len(byVersion) == 0 {
-		return nil, nil, fmt.Errorf("ConfigMap %s/%s holds no trust bundle: restore it from a backup, or delete it to have one published anew", cm.Namespace, cm.Name) //nolint:staticcheck // begins with a kind's name
+		return nil, nil, fmt.Errorf("ConfigMap %s/%s holds no trust bundle: restore it from a backup, or delete it to have one published anew", cm.Namespace, cm.Name)
 	}
 	for _, version := range slices.Sorted(maps.Keys(byVersion)) {
 		chain, versions = append(chain, byVersion[version]), append(versions, version)
