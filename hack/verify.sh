@@ -12,6 +12,9 @@ generated() { git ls-files -co --exclude-standard -- api config/crd/bases | sort
 step "go vet"
 go vet ./...
 
+step "the conformance client, a module of its own"
+go -C test/conformance vet ./...
+
 step "gofumpt"
 unformatted=$(bin/gofumpt -l api cmd controllers hack internal test)
 [ -z "$unformatted" ] || fail "not formatted, run make fmt: $unformatted"

@@ -309,11 +309,11 @@ func TestRenew(t *testing.T) {
 		{name: "a bad request", payload: func(p *agentv1.Renewal) { p.Csr[len(p.Csr)-1] ^= 1 }, want: wire.CSRInvalid},
 		{name: "deleted", deleted: true, want: wire.EndpointUnknown},
 		{name: "deleted a moment ago, or not heard of yet", deleted: true, leaf: func(c *x509.Certificate) { c.NotBefore = now.Add(-5 * time.Minute) }, want: wire.NotReady},
-		{name: "superseded", endpoint: func(e *store.Endpoint) { e.Keys = []store.KeyHash{{1}} }, want: wire.CertificateSuperseded},
+		{name: "superseded: the manager's to tell people", endpoint: func(e *store.Endpoint) { e.Keys = []store.KeyHash{{1}} }},
 		{name: "the previous key, in its day", endpoint: func(e *store.Endpoint) {
 			e.Keys, e.PreviousKeyExpires = []store.KeyHash{{1}, oldHash}, now.Add(time.Minute)
 		}},
-		{name: "the previous key, afterwards", endpoint: func(e *store.Endpoint) { e.Keys, e.PreviousKeyExpires = []store.KeyHash{{1}, oldHash}, now }, want: wire.CertificateSuperseded},
+		{name: "the previous key, afterwards: likewise", endpoint: func(e *store.Endpoint) { e.Keys, e.PreviousKeyExpires = []store.KeyHash{{1}, oldHash}, now }},
 		{name: "the previous key, afterwards, for the newest: the answer was lost", endpoint: func(e *store.Endpoint) {
 			e.Keys, e.PreviousKeyExpires = []store.KeyHash{nextHash, oldHash}, now
 		}},

@@ -1,0 +1,259 @@
+// Package demo runs the README's commands as a newcomer types them, and compares what they print with golden files. Times, ports, UIDs and
+// host names are masked, for they are the machine's. `go test ./test/demo -update` writes the files anew.
+package demo
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/hexops/gotextdiff"
+	"github.com/hexops/gotextdiff/myers"
+	"github.com/hexops/gotextdiff/span"
+
+	"github.com/rollcall-dev/rollcall/test/harness"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+// terminal is a shell in the repository whose make works on a demo of the test's own.
+type terminal struct {
+	env []string
+}
+
+func TestREADME(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), ".run")
+	term := &terminal{env: append(os.Environ(),
+		"DEMO_FLAGS=--dir="+dir+" --bin="+harness.Bin(t),
+		"GATEWAY_PORT="+freePort(t),
+	)}
+	run := term.start(t, "make", "run")
+	run.waitFor(t, "Ctrl-C stops all of it.", 3*time.Minute)
+	golden(t, "make-run", run.output())
+
+	commands := readmeCommands(t)
+	for _, want := range []string{"make run", `eval "$(make env)"`, "kubectl get fep", "make agents N=50", "make stop", "make test"} {
+		if !strings.Contains(strings.Join(commands, "\n"), want) {
+			t.Errorf("the README does not show %q", want)
+		}
+	}
+	session := []string{"set -e"}
+	for _, c := range commands {
+		switch {
+		case c == "make run", c == "make test", strings.HasPrefix(c, "make stop"):
+			continue // that runs already; this is it; comes last
+		case strings.HasPrefix(c, "make agents"):
+			c = "make agents N=5" // as many are odd on purpose
+		}
+		session = append(session, "echo '$ "+strings.ReplaceAll(c, "'", `'\''`)+"'", c)
+	}
+	golden(t, "readme", term.shell(t, strings.Join(session, "\n")))
+	golden(t, "fleet", term.shell(t, "eval \"$(make env)\"\nkubectl get fep\nkubectl get epp"))
+
+	t.Run("a second one is refused", func(t *testing.T) {
+		second := term.start(t, "make", "run")
+		second.waitFor(t, "runs already", time.Minute)
+	})
+	t.Run("the second start goes on with the same fleet, and is fast", func(t *testing.T) {
+		if out := term.shell(t, "make stop"); !strings.Contains(out, "stopped; state kept in .run/") {
+			t.Errorf("make stop said:\n%s", out)
+		}
+		run.wait(t, 30*time.Second)
+		again := term.start(t, "make", "run")
+		began := time.Now()
+		again.waitFor(t, "Ready in", time.Minute)
+		t.Logf("ready again after %.1fs", time.Since(began).Seconds())
+		out := term.shell(t, `eval "$(make env)"; kubectl get fep --no-headers | wc -l`)
+		if strings.TrimSpace(out) != "6" {
+			t.Errorf("%s endpoints after the second start, want the 6 from before", out)
+		}
+		out = term.shell(t, "make clean")
+		again.wait(t, 30*time.Second)
+		if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("make clean left %s (it said %s)", dir, out)
+		}
+	})
+}
+
+func freePort(t testing.TB) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	_, port, _ := net.SplitHostPort(l.Addr().String())
+	return port
+}
+
+// readmeCommands are the lines that begin with "$ " in the README's console blocks.
+func readmeCommands(t testing.TB) []string {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(harness.Root(), "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var commands []string
+	console := false
+	for r := bufio.NewScanner(bytes.NewReader(b)); r.Scan(); {
+		switch line := r.Text(); {
+		case strings.HasPrefix(line, "```"):
+			console = line == "```console"
+		case console && strings.HasPrefix(line, "$ "):
+			commands = append(commands, strings.TrimPrefix(line, "$ "))
+		}
+	}
+	return commands
+}
+
+// shell runs a script as a person's bash would and returns what it printed.
+func (m *terminal) shell(t testing.TB, script string) string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "bash", "-c", script)
+	cmd.Dir, cmd.Env = harness.Root(), m.env
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v:\n%s", err, out)
+	}
+	return string(out)
+}
+
+// foreground is a command that stays, in a terminal of its own.
+type foreground struct {
+	cmd  *exec.Cmd
+	done chan struct{}
+	mu   sync.Mutex
+	buf  bytes.Buffer
+}
+
+func (m *terminal) start(t testing.TB, name string, args ...string) *foreground {
+	t.Helper()
+	f := &foreground{cmd: exec.Command(name, args...), done: make(chan struct{})}
+	f.cmd.Dir, f.cmd.Env = harness.Root(), m.env
+	f.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	f.cmd.Stdout, f.cmd.Stderr = f, f
+	if err := f.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		_ = f.cmd.Wait()
+		close(f.done)
+	}()
+	t.Cleanup(func() {
+		_ = syscall.Kill(-f.cmd.Process.Pid, syscall.SIGTERM)
+		select {
+		case <-f.done:
+		case <-time.After(30 * time.Second):
+			_ = syscall.Kill(-f.cmd.Process.Pid, syscall.SIGKILL)
+		}
+	})
+	return f
+}
+
+func (f *foreground) Write(b []byte) (int, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.buf.Write(b)
+}
+
+func (f *foreground) output() string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.buf.String()
+}
+
+func (f *foreground) waitFor(t testing.TB, text string, patience time.Duration) {
+	t.Helper()
+	harness.Eventually(t, patience, func() error {
+		if strings.Contains(f.output(), text) {
+			return nil
+		}
+		select {
+		case <-f.done:
+			if !strings.Contains(f.output(), text) {
+				t.Fatalf("%s ended without %q:\n%s", f.cmd, text, f.output())
+			}
+			return nil
+		default:
+			return fmt.Errorf("no %q in:\n%s", text, f.output())
+		}
+	})
+}
+
+func (f *foreground) wait(t testing.TB, patience time.Duration) {
+	t.Helper()
+	select {
+	case <-f.done:
+	case <-time.After(patience):
+		t.Fatalf("%s does not end:\n%s", f.cmd, f.output())
+	}
+}
+
+// masks replace what differs from run to run, and the white space that goes with it.
+var masks = []struct {
+	what *regexp.Regexp
+	with string
+}{
+	{regexp.MustCompile(`127\.0\.0\.1:\d+`), "127.0.0.1:PORT"},
+	{regexp.MustCompile(`[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}`), "UUID"},
+	{regexp.MustCompile(`gw-[a-z0-9]{1,5}-[a-z0-9]{5}`), "GATEWAY"},
+	{regexp.MustCompile(`\d{4}-\d\d-\d\dT[0-9:.]+Z`), "TIME"},
+	{regexp.MustCompile(`\b\d\d:\d\d:\d\dZ`), "TIME"},
+	{regexp.MustCompile(`(?:\d+d)?(?:\d+h)?(?:\d+m)?\d+(?:\.\d+)?s\b`), "AGO"},
+	{regexp.MustCompile(`\b\d+d(?:\d+h)?\b`), "AGO"},
+	{regexp.MustCompile(`\b\d+(?:\.\d+)? ms\b`), "N ms"},
+	{regexp.MustCompile(`Kubernetes v1\.37\.\d+`), "Kubernetes VERSION"},
+	{regexp.MustCompile(`' '+|  +`), "  "},
+}
+
+func masked(t testing.TB, s string) string {
+	t.Helper()
+	host, err := os.Hostname()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s = strings.ReplaceAll(s, strings.ToLower(host), "HOST")
+	for _, m := range masks {
+		s = m.what.ReplaceAllString(s, m.with)
+	}
+	return s
+}
+
+// golden compares what people see with a file.
+func golden(t testing.TB, name, got string) {
+	t.Helper()
+	got = masked(t, got)
+	file := filepath.Join("testdata", name+".golden")
+	if *update {
+		if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	want, err := os.ReadFile(file)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		t.Fatal(err)
+	}
+	if string(want) != got {
+		t.Errorf("%s differs (write it anew with -update, after a look):\n%s", file,
+			fmt.Sprint(gotextdiff.ToUnified("want", "got", string(want), myers.ComputeEdits(span.URIFromPath(file), string(want), got))))
+	}
+}
+
+var _ io.Writer = (*foreground)(nil)

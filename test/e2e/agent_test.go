@@ -1,0 +1,81 @@
+package e2e
+
+import (
+	"encoding/json"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/rollcall-dev/rollcall/hack/local"
+)
+
+// realAgent is a rollcall-agent process with its state directory.
+type realAgent struct {
+	*local.Process
+	bin, dir string
+	args     []string
+}
+
+// startAgent starts the shipped agent with a token, as its systemd unit would.
+func (s *system) startAgent(t testing.TB, name, token string, args ...string) *realAgent {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), name)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(dir, "token")
+	if err := os.WriteFile(file, []byte(token), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	a := &realAgent{bin: s.Bin, dir: dir, args: append([]string{
+		"run", "--state-dir=" + dir, "--server=https://" + s.GatewayAddress, "--token-file=" + file,
+	}, args...)}
+	a.start(t)
+	t.Cleanup(func() {
+		a.Stop(5 * time.Second)
+		if t.Failed() {
+			t.Logf("the agent's last words:\n%s", local.Tail(a.Log, 20))
+		}
+	})
+	return a
+}
+
+// start starts it, again perhaps, on the same state.
+func (a *realAgent) start(t testing.TB) {
+	t.Helper()
+	var err error
+	if a.Process, err = local.Start("agent", filepath.Join(a.dir, "..", "agent.log"), filepath.Join(a.bin, "rollcall-agent"), a.args...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// cytool runs it against this agent and returns what it printed and its exit code.
+func (a *realAgent) cytool(t testing.TB, args ...string) (string, int) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), filepath.Join(a.bin, "cytool"), append([]string{"--state-dir=" + a.dir}, args...)...)
+	out, err := cmd.CombinedOutput()
+	var exit *exec.ExitError
+	switch {
+	case err == nil:
+		return string(out), 0
+	case errors.As(err, &exit):
+		return string(out), exit.ExitCode()
+	default:
+		t.Fatal(err)
+		return "", -1
+	}
+}
+
+// status is cytool status -o json.
+func (a *realAgent) status(t testing.TB) map[string]any {
+	t.Helper()
+	out, _ := a.cytool(t, "status", "-o", "json")
+	var into map[string]any
+	if err := json.Unmarshal([]byte(out), &into); err != nil {
+		return map[string]any{"error": out}
+	}
+	return into
+}

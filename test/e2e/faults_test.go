@@ -1,0 +1,120 @@
+package e2e
+
+import (
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/rollcall-dev/rollcall/hack/local"
+	"github.com/rollcall-dev/rollcall/internal/envelope"
+	"github.com/rollcall-dev/rollcall/internal/identity"
+	"github.com/rollcall-dev/rollcall/test/harness"
+)
+
+// faultPoints are the steps of an enrolment after which the manager is killed.
+var faultPoints = []string{"claimed", "created endpoint", "settled endpoint", "approved", "signed"}
+
+// managerKilledAtEachStep: whatever the manager was doing when it was killed, one machine is one Endpoint and one use of its token.
+func managerKilledAtEachStep(t *testing.T, s *system) {
+	n := s.tenant(t, "once")
+	token := n.token(t, "once", "{expiresAfterHours: 0}")
+	for i, point := range faultPoints {
+		s.manager.Stop(5 * time.Second)
+		faulty := s.startFaulty(t, point)
+		m := newMachine(t, s.GatewayAddress, token)
+		e := seal(t, token.Key(), envelope.Enrollment, m.enrollment(t, "victim-"+string(rune('a'+i))))
+		answered := make(chan error, 1)
+		go func() {
+			if p := m.enroll(t, e); p != nil {
+				answered <- p
+				return
+			}
+			answered <- nil
+		}()
+		select {
+		case <-faulty.Done():
+		case <-time.After(20 * time.Second):
+			t.Fatalf("the manager was never %q", point)
+		}
+		s.startManager(t)
+		if err := <-answered; err != nil {
+			t.Errorf("killed after %q: %v", point, err)
+			continue
+		}
+		if got := len(n.endpoints(t)); got != i+1 {
+			t.Errorf("killed after %q: %d endpoints, want %d", point, got, i+1)
+		}
+		harness.Eventually(t, 5*time.Second, func() error {
+			if got := uses(t, n, "once"); got != int32(i+1) {
+				return errNot{point, "one use"}
+			}
+			return nil
+		})
+		beats(t, m)
+		t.Logf("killed after %-18q one endpoint, one use, a certificate", point)
+	}
+}
+
+// startFaulty starts a manager that kills itself after a step.
+func (s *system) startFaulty(t testing.TB, point string) *local.Process {
+	t.Helper()
+	faulty := s.System
+	faulty.ManagerProgram = "rollcall-manager-faults"
+	faulty.ManagerArgs = append(append([]string{}, s.ManagerArgs...), "--fault="+point)
+	p, err := faulty.StartManager(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// beats sends a heartbeat that must be accepted, once the gateway has seen what the manager wrote.
+func beats(t testing.TB, m *machine) {
+	t.Helper()
+	harness.Eventually(t, 10*time.Second, func() error {
+		if _, p := m.beat(t, heartbeat(instanceOf(m), 1)); p != nil {
+			return p
+		}
+		return nil
+	})
+}
+
+// instanceOf makes an instance ID of a machine's own.
+func instanceOf(m *machine) string {
+	return identity.KeyHash(m.cert)[:32]
+}
+
+// managerKilledInKeyCeremony: a manager that is killed while it makes the fleet's keys leaves the rest to the next one.
+func managerKilledInKeyCeremony(t *testing.T) {
+	dir := t.TempDir()
+	api, err := harness.Start(t.Context(), filepath.Join(dir, "cluster"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = api.ControlPlane.Stop() })
+	s := &system{api: api, System: local.System{
+		Admin: api.Admin, Bin: harness.Bin(t), Dir: filepath.Join(dir, "system"), LogDir: filepath.Join(dir, "log"),
+		GatewayAddress: freeAddress(t), ManagerArgs: scaledManager, GatewayArgs: scaledGateway,
+	}}
+	for _, point := range []string{"made rollcall-root-key", "made rollcall-order-key", "made rollcall-agent-ca", "made rollcall-server-ca", "made rollcall-token-key"} {
+		faulty := s.System
+		faulty.ManagerProgram = "rollcall-manager-faults"
+		faulty.ManagerArgs = append(append([]string{}, scaledManager...), "--fault="+point)
+		if p, err := faulty.StartManager(t.Context()); err == nil {
+			p.Kill()
+			t.Fatalf("the manager was never at %q", point)
+		}
+	}
+	s.startManager(t)
+	s.startGateway(t)
+	t.Cleanup(func() { s.gateway.Stop(5 * time.Second); s.manager.Stop(5 * time.Second) })
+	n := s.tenant(t, "after")
+	m := s.enrolled(t, n.tokenText(t, "after", "{expiresAfterHours: 0}"), "after")
+	beats(t, m)
+}
+
+// TestManagerKilled kills the manager at every step of what it must do once.
+func TestManagerKilled(t *testing.T) {
+	t.Run("while it makes the fleet's keys", managerKilledInKeyCeremony)
+	t.Run("while it enrols", func(t *testing.T) { managerKilledAtEachStep(t, startSystem(t, nil, nil)) })
+}
