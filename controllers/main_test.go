@@ -28,6 +28,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/rest"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -41,7 +42,7 @@ import (
 	"github.com/rollcall-dev/rollcall/test/harness"
 )
 
-const patience = 20 * time.Second
+const patience = 30 * time.Second
 
 // timers of the manager in these tests: everything that a test waits for is seconds away.
 var timers = []string{
@@ -168,13 +169,14 @@ func as(t *testing.T, account string) client.Client {
 	if err := errors.Join(clientgoscheme.AddToScheme(scheme), v1alpha1.AddToScheme(scheme)); err != nil {
 		t.Fatal(err)
 	}
-	cfg := world.api.Admin
+	cfg := rest.CopyConfig(world.api.Admin)
 	if account != "" {
 		var err error
 		if cfg, err = controlplane.ServiceAccountConfig(t.Context(), world.api.Admin, local.Namespace, account); err != nil {
 			t.Fatal(err)
 		}
 	}
+	cfg.QPS = -1
 	c, err := client.New(cfg, client.Options{Scheme: scheme})
 	if err != nil {
 		t.Fatal(err)
