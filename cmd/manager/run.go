@@ -11,7 +11,6 @@ import (
 
 	"github.com/go-logr/logr"
 	certv1 "k8s.io/api/certificates/v1"
-	coordinationv1 "k8s.io/api/coordination/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -122,7 +121,6 @@ func newManager(cfg *rest.Config, o *options, logger logr.Logger) (ctrl.Manager,
 			ReaderFailOnMissingInformer: true, // nothing is listed or watched by accident, Secrets least of all
 			ByObject: map[client.Object]cache.ByObject{
 				&certv1.CertificateSigningRequest{}: {Field: signedBy(csr.AgentSigner)},
-				&coordinationv1.Lease{}:             {Namespaces: map[string]cache.Config{o.namespace: {}}},
 			},
 		},
 		LeaderElection:                o.leaderElect,
