@@ -91,51 +91,53 @@ func run(ctx context.Context, o *options, log logr.Logger) error {
 	if err != nil {
 		return fmt.Errorf("listen for agents (--listen): %w", err)
 	}
-	health := p.health.Server()
 	probes, err := listenHealth(ctx, o.healthListen)
 	if err != nil {
 		return errors.Join(err, agents.Close())
 	}
-	failed := make(chan error, 2)
-	var running, written sync.WaitGroup
-	asking, stopAsking := context.WithCancel(context.WithoutCancel(ctx))
-	writing, stopWriting := context.WithCancel(context.WithoutCancel(ctx))
-	defer stopAsking()
-	defer stopWriting()
-	written.Go(func() {
-		if err := p.store.Run(writing); err != nil {
-			failed <- err
-		}
-	})
-	running.Go(func() { p.serving.Run(asking) })
-	running.Go(func() {
-		if err := p.agents.Serve(agents); err != nil {
-			failed <- fmt.Errorf("serve agents: %w", err)
-		}
-	})
-	if probes != nil {
-		running.Go(func() {
-			if err := health.Serve(probes); !errors.Is(err, http.ErrServerClosed) {
-				failed <- fmt.Errorf("serve health: %w", err)
+	return p.serve(ctx, agents, probes)
+}
+
+// serve runs everything on listeners; probes may be nil.
+func (p *process) serve(ctx context.Context, agents, probes net.Listener) error {
+	failed := make(chan error, 3) // one for each that can fail: nobody hangs on it
+	start := func(group *sync.WaitGroup, what string, run func() error) {
+		group.Go(func() {
+			if err := run(); err != nil && !errors.Is(err, http.ErrServerClosed) {
+				failed <- fmt.Errorf("%s: %w", what, err)
 			}
 		})
 	}
-	p.log.Info("gateway started", "listen", agents.Addr().String(), "health", o.healthListen)
+	var serving, writing sync.WaitGroup
+	background := context.WithoutCancel(ctx)
+	asking, stopAsking := context.WithCancel(background)
+	reporting, stopReporting := context.WithCancel(background)
+	defer stopAsking()
+	defer stopReporting()
+	health := p.health.Server()
+	start(&writing, "watch the API server", func() error { return p.store.Run(reporting) })
+	start(&serving, "serve agents", func() error { return p.agents.Serve(agents) })
+	serving.Go(func() { p.serving.Run(asking) })
+	if probes != nil {
+		start(&serving, "serve health", func() error { return health.Serve(probes) })
+	}
+	p.log.Info("gateway started", "listen", agents.Addr().String(), "health", p.options.healthListen)
 
+	var err error
 	select {
 	case err = <-failed:
 	case <-ctx.Done():
 	}
 	p.log.Info("stopping: requests under way are finished, what waits is written")
 	p.health.Drain()
-	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), o.drainTimeout/2)
+	drain, cancel := context.WithTimeout(background, p.options.drainTimeout/2)
 	defer cancel()
 	p.agents.Shutdown(drain)
 	stopAsking()
-	stopWriting() // nobody reports any more: what waits is written, and the Lease deleted
-	written.Wait()
+	stopReporting() // nobody reports any more: what waits is written, and the Lease deleted
+	writing.Wait()
 	err = errors.Join(err, health.Close())
-	running.Wait()
+	serving.Wait()
 	p.log.Info("stopped")
 	return err
 }

@@ -105,17 +105,18 @@ func (b *book) lifecycle(l v1alpha1.EndpointLifecycle) {
 
 // world is a gateway that serves on loopback, and an agent's certificate that it trusts.
 type world struct {
-	*testing.T
+	testing.TB
 	book     *book
 	addr     string
 	agent    tls.Certificate
 	registry *prometheus.Registry
 	server   *listen.Server
+	sessions tls.ClientSessionCache
 }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t testing.TB) *world {
 	caKey, ca := authority(t)
-	w := &world{T: t, registry: prometheus.NewRegistry()}
+	w := &world{TB: t, registry: prometheus.NewRegistry()}
 	w.agent = certificate(t, ca, caKey, func(c *x509.Certificate) {
 		c.URIs, c.ExtKeyUsage = []*url.URL{identity.URI(fleet, id)}, []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
 	})
@@ -161,7 +162,7 @@ func newWorld(t *testing.T) *world {
 	return w
 }
 
-func authority(t *testing.T) (*ecdsa.PrivateKey, *x509.Certificate) {
+func authority(t testing.TB) (*ecdsa.PrivateKey, *x509.Certificate) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
@@ -180,7 +181,7 @@ func authority(t *testing.T) (*ecdsa.PrivateKey, *x509.Certificate) {
 	return key, c
 }
 
-func certificate(t *testing.T, ca *x509.Certificate, by *ecdsa.PrivateKey, change func(*x509.Certificate)) tls.Certificate {
+func certificate(t testing.TB, ca *x509.Certificate, by *ecdsa.PrivateKey, change func(*x509.Certificate)) tls.Certificate {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
@@ -221,7 +222,7 @@ type client struct {
 
 func (w *world) dial(certificates ...tls.Certificate) *client {
 	w.Helper()
-	c, err := tls.Dial("tcp", w.addr, &tls.Config{InsecureSkipVerify: true, Certificates: certificates})
+	c, err := tls.Dial("tcp", w.addr, &tls.Config{InsecureSkipVerify: true, Certificates: certificates, ClientSessionCache: w.sessions})
 	if err != nil {
 		w.Fatal(err)
 	}
@@ -504,5 +505,42 @@ func TestHealth(t *testing.T) {
 	}
 	if code, _ := ask("/metrics"); code != 200 {
 		t.Error("no metrics")
+	}
+}
+
+// BenchmarkHeartbeat is a heartbeat over real TLS, client and server in one process.
+func BenchmarkHeartbeat(b *testing.B) {
+	body := func(b *testing.B) []byte {
+		m, err := wire.Protobuf.Marshal(&agentv1.Heartbeat{Agent: &agentv1.AgentInfo{Version: "8.0.0", Platform: "linux/amd64", InstanceId: strings.Repeat("a", 32), Epoch: 1}})
+		if err != nil {
+			b.Fatal(err)
+		}
+		return m
+	}
+	send := func(b *testing.B, c *client, m []byte) {
+		if r := c.do("POST", wire.PathHeartbeat, m, "Content-Type", protobufType); r.status != 200 && r.status != 429 {
+			b.Fatal(r)
+		}
+	}
+	b.Run("kept connection", func(b *testing.B) {
+		w, m := newWorld(b), body(b)
+		c := w.dial(w.agent)
+		_ = c.conn.SetDeadline(time.Time{})
+		b.ReportAllocs()
+		for b.Loop() {
+			send(b, c, m)
+		}
+	})
+	for name, cache := range map[string]tls.ClientSessionCache{"resumed connection": tls.NewLRUClientSessionCache(1), "new connection": nil} {
+		b.Run(name, func(b *testing.B) {
+			w, m := newWorld(b), body(b)
+			w.sessions = cache
+			b.ReportAllocs()
+			for b.Loop() {
+				c := w.dial(w.agent)
+				send(b, c, m)
+				_ = c.conn.Close()
+			}
+		})
 	}
 }

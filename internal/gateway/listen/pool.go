@@ -12,7 +12,8 @@ import (
 // keep us waiting, and nobody queues. The zero pool is not usable; see newPool.
 type pool[K comparable] struct {
 	mu      sync.Mutex
-	max     int
+	max     int // of all
+	each    int // of one holder
 	n       int
 	holders map[K]*holder[K]
 	byCount holderHeap[K]
@@ -50,8 +51,9 @@ func (h *holder[K]) mostSilent() (out *place[K], silence time.Duration) {
 	return out, silence
 }
 
-func newPool[K comparable](limit int) *pool[K] {
-	return &pool[K]{max: limit, holders: map[K]*holder[K]{}}
+// newPool has limit places, of which one holder may have each.
+func newPool[K comparable](limit, each int) *pool[K] {
+	return &pool[K]{max: limit, each: each, holders: map[K]*holder[K]{}}
 }
 
 // enter takes a place for a connection of key. silent tells how long its client has owed us bytes. evict is called, at most once and perhaps
@@ -74,12 +76,8 @@ func (p *pool[K]) enter(key K, silent func() time.Duration, evict func()) *place
 	h.n++
 	p.n++
 	heap.Fix(&p.byCount, h.index)
-	var out *place[K]
-	if p.n > p.max {
-		silence := time.Duration(0)
-		if out, silence = p.byCount[0].mostSilent(); out.holder == h && silence < patience {
-			out = at
-		}
+	out := p.surplus(h, at)
+	if out != nil {
 		out.remove()
 	}
 	p.mu.Unlock()
@@ -87,6 +85,22 @@ func (p *pool[K]) enter(key K, silent func() time.Duration, evict func()) *place
 		out.evict()
 	}
 	return at
+}
+
+// surplus is the place that has to go after h took one more, if any has.
+func (p *pool[K]) surplus(h *holder[K], newcomer *place[K]) *place[K] {
+	from := p.byCount[0]
+	switch {
+	case h.n > p.each:
+		from = h
+	case p.n <= p.max:
+		return nil
+	}
+	out, silence := from.mostSilent()
+	if from == h && silence < patience {
+		return newcomer
+	}
+	return out
 }
 
 func (p *pool[K]) count() int {

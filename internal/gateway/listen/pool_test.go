@@ -12,7 +12,7 @@ import (
 func TestPoolIsFair(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		limit := rapid.IntRange(1, 8).Draw(t, "limit")
-		p := newPool[int](limit)
+		p := newPool[int](limit, limit)
 		type held struct {
 			key     int
 			silence time.Duration
@@ -87,4 +87,16 @@ func TestPoolIsFair(t *testing.T) {
 			},
 		})
 	})
+}
+
+func TestOneHolderHasSoManyPlaces(t *testing.T) {
+	p := newPool[string](100, 3)
+	var gone []int
+	for i, silence := range []time.Duration{0, 2 * patience, 0, 0, 0} {
+		p.enter("a", func() time.Duration { return silence }, func() { gone = append(gone, i) })
+		p.enter("b", func() time.Duration { return time.Hour }, func() {}).leave()
+	}
+	if len(gone) != 2 || gone[0] != 1 || gone[1] != 4 || p.count() != 3 { // first who keeps us waiting, then the newcomer
+		t.Errorf("gone: %v, %d are left", gone, p.count())
+	}
 }

@@ -79,6 +79,9 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
+// maxOfOne is how many connections one agent may have: many more than it needs, and too few to fill anybody's memory with.
+const maxOfOne = 16
+
 // Server serves agents. It is used once: Serve, then Shutdown.
 type Server struct {
 	config Config
@@ -105,9 +108,9 @@ func New(config Config) *Server {
 	s := &Server{
 		config:     config,
 		tls:        newTLSConfig(config.Certificate),
-		handshakes: newPool[netip.Addr](config.MaxHandshakes),
-		strangers:  newPool[netip.Addr](config.MaxStrangers),
-		known:      newPool[string](config.MaxConnections),
+		handshakes: newPool[netip.Addr](config.MaxHandshakes, config.MaxHandshakes),
+		strangers:  newPool[netip.Addr](config.MaxStrangers, config.MaxStrangers),
+		known:      newPool[string](config.MaxConnections, maxOfOne),
 		conns:      map[*conn]struct{}{},
 	}
 	s.keys.rotate(s.tls)
