@@ -117,11 +117,7 @@ type EndpointSelectorRequirement struct {
 	Values []LabelValue `json:"values,omitempty"`
 }
 
-// Conditions that more than one kind has. Both are abnormal: they are there only
-// while they are true, as kstatus (sigs.k8s.io/cli-utils) has it.
-const (
-	// ConditionReconciling: what was declared is on its way.
-	ConditionReconciling = "Reconciling"
-	// ConditionStalled: it is not, and will not be until a person does something.
-	ConditionStalled = "Stalled"
-)
+// ConditionStalled of every kind: it will not be as it was declared until a
+// person does something. It is there only while it is true, as kstatus
+// (sigs.k8s.io/cli-utils) has it.
+const ConditionStalled = "Stalled"

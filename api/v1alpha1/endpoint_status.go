@@ -30,7 +30,7 @@ type EndpointStatus struct {
 	// Healthy: nothing is wrong with it, as far as its agent and its
 	// certificate tell. Unknown while it is offline.
 	// Only while they are true: IdentityConflict (two machines use this
-	// identity), Reconciling, Stalled (a person must do something).
+	// identity), Stalled (a person must do something).
 	// +optional
 	// +listType=map
 	// +listMapKey=type

@@ -282,8 +282,9 @@ type EndpointPolicyStatus struct {
 	// until the manager has looked at this object for the first time.
 	// +optional
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
-	// conditions. Ready: signed and in use. Stalled, only while it is true: the
-	// policy names what does not exist.
+	// conditions. Ready: signed and in use. Stalled, only while it is true: a
+	// person must set right what the message of Ready says; until then endpoints
+	// keep the newest revision that was signed.
 	// +optional
 	// +listType=map
 	// +listMapKey=type

@@ -108,8 +108,9 @@ type EnrollmentTokenStatus struct {
 	// until the manager has looked at this object for the first time.
 	// +optional
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
-	// conditions. Usable: machines can enrol with it; False with the reason
-	// Expired or UsedUp, which is no failure: it was declared so.
+	// conditions. Usable: machines can enrol with it. False with the reason
+	// Expired or UsedUp, which is no failure: it was declared so; or with
+	// KeyReplaced, when the fleet's key was made anew: create another token.
 	// +optional
 	// +listType=map
 	// +listMapKey=type

@@ -39,28 +39,27 @@ func TestKstatus(t *testing.T) {
 		"fep": {
 			fresh,
 			{"declared, its machine not there yet", conditions(1, [3]string{"Online", "Unknown", "NotEnrolled"}), status.CurrentStatus},
-			{"online", conditions(1, [3]string{"Online", "True", "Heartbeats"}, [3]string{"InSync", "True", "InSync"}, [3]string{"Healthy", "True", "Healthy"}), status.CurrentStatus},
+			{"online", conditions(1, [3]string{"Online", "True", "HeartbeatsCome"}, [3]string{"InSync", "True", "Applied"}, [3]string{"Healthy", "True", "NoProblem"}), status.CurrentStatus},
 			{
 				"asleep, with something to do when it wakes",
-				conditions(1, [3]string{"Online", "False", "Offline"}, [3]string{"InSync", "False", "WaitingForEndpoint"}, [3]string{"Healthy", "Unknown", "Offline"}),
+				conditions(1, [3]string{"Online", "False", "HeartbeatsMissed"}, [3]string{"InSync", "False", "WaitingForEndpoint"}, [3]string{"Healthy", "Unknown", "Offline"}),
 				status.CurrentStatus,
 			},
-			{"failing", conditions(1, [3]string{"Online", "True", "Heartbeats"}, [3]string{"Healthy", "False", "ClockSkewed"}), status.CurrentStatus},
-			{"on its way", conditions(1, [3]string{"Online", "True", "Heartbeats"}, [3]string{"Reconciling", "True", "Applying"}), status.InProgressStatus},
-			{"waiting for a person", conditions(1, [3]string{"Stalled", "True", "PolicyMissing"}), status.FailedStatus},
+			{"failing", conditions(1, [3]string{"Online", "True", "HeartbeatsCome"}, [3]string{"Healthy", "False", "ClockSkewed"}), status.CurrentStatus},
+			{"online, its policy comes with the next heartbeat", conditions(1, [3]string{"Online", "True", "HeartbeatsCome"}, [3]string{"InSync", "False", "PolicyPending"}), status.CurrentStatus},
+			{"waiting for a person", conditions(1, [3]string{"Stalled", "True", "IdentityConflict"}), status.FailedStatus},
 		},
 		"epp": {
 			fresh,
 			{"in use", conditions(1, [3]string{"Ready", "True", "Signed"}), status.CurrentStatus},
-			{"not signed yet", conditions(1, [3]string{"Ready", "False", "NoKey"}), status.InProgressStatus},
-			{"waiting for a person", conditions(1, [3]string{"Ready", "False", "ReleaseMissing"}, [3]string{"Stalled", "True", "ReleaseMissing"}), status.FailedStatus},
+			{"waiting for a person", conditions(1, [3]string{"Ready", "False", "InvalidSettings"}, [3]string{"Stalled", "True", "InvalidSettings"}), status.FailedStatus},
 		},
 		"ept": {
 			fresh,
 			{"usable", conditions(1, [3]string{"Usable", "True", "Usable"}), status.CurrentStatus},
 			{"used up, as declared", conditions(1, [3]string{"Usable", "False", "UsedUp"}), status.CurrentStatus},
 			{"expired, as declared", conditions(1, [3]string{"Usable", "False", "Expired"}), status.CurrentStatus},
-			{"its Secret's name is taken", conditions(1, [3]string{"Usable", "False", "SecretExists"}, [3]string{"Stalled", "True", "SecretExists"}), status.FailedStatus},
+			{"waiting for a person", conditions(1, [3]string{"Usable", "False", "KeyReplaced"}, [3]string{"Stalled", "True", "KeyReplaced"}), status.FailedStatus},
 		},
 	} {
 		for i, phase := range phases {
