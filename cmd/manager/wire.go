@@ -101,6 +101,7 @@ func addEndpoints(mgr ctrl.Manager, o *options, fleet *keys.Fleet) error {
 	return endpoint.Setup(mgr, endpoint.Options{
 		FleetID: fleet.ID, Orders: fleet.Orders,
 		Gateways: watcher, GatewayLease: o.gatewayLease, GatewayGrace: o.gatewayGrace,
-		CertificateExpiring: o.certificateExpiring, RenewalGrace: o.renewalGrace,
+		// an agent renews at two thirds: of a short life less must be left before anybody worries
+		CertificateExpiring: min(o.certificateExpiring, o.certificateLifetime/4), RenewalGrace: o.renewalGrace,
 	})
 }

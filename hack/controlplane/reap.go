@@ -19,7 +19,8 @@ import (
 // A process of ours is known by an argument that names its cluster's state
 // directory, which no two clusters share. That survives everything a file of
 // process ids doesn't: a number used again, a death before the file was written.
-func etcdMark(state string) string              { return "--data-dir=" + filepath.Join(state, "etcd") }
+func etcdMark(state string) string { return "--data-dir=" + filepath.Join(state, "etcd") }
+
 func apiServerMark(state string) string         { return "--cert-dir=" + filepath.Join(state, "pki") }
 func controllerManagerMark(state string) string { return "--kubeconfig=" + kcmKubeconfig(state) }
 

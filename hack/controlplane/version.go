@@ -21,7 +21,7 @@ var patchPattern = regexp.MustCompile(`^1\.37\.(0|[1-9][0-9]{0,2})$`)
 func resolveVersion(asked string) (string, error) {
 	v := strings.TrimPrefix(cmp.Or(asked, os.Getenv(VersionEnv), DefaultVersion), "v")
 	if !patchPattern.MatchString(v) {
-		return "", fmt.Errorf("Kubernetes %q cannot be built here: give a patch of 1.37, such as %s=%s, or point %s at ready binaries",
+		return "", fmt.Errorf("cannot build Kubernetes %q here: give a patch of 1.37, such as %s=%s, or point %s at ready binaries",
 			v, VersionEnv, DefaultVersion, AssetsEnv)
 	}
 	return v, nil

@@ -27,7 +27,7 @@ const orderFile = "order.json"
 // agents asks for n more and waits until people see them.
 func (d *demo) agents(ctx context.Context, n int) error {
 	if n < 1 || n > 10000 {
-		return fmt.Errorf("N=%d: between 1 and 10000", n)
+		return fmt.Errorf("make agents N=%d: N is between 1 and 10000", n)
 	}
 	if pid, running := d.running(); !running {
 		return errors.New("nothing runs here: make run first, in another terminal")

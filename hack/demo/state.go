@@ -40,7 +40,7 @@ func (d *demo) running() (pid int, ok bool) {
 	if err != nil {
 		return 0, false
 	}
-	defer f.Close() //nolint:errcheck // read only
+	defer f.Close()
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB); err == nil {
 		return 0, false
 	}

@@ -41,7 +41,7 @@ func StartEnv(name, log string, env []string, program string, args ...string) (*
 	if err != nil {
 		return nil, fmt.Errorf("start %s: %w", name, err)
 	}
-	defer out.Close() //nolint:errcheck // the child has its own descriptor
+	defer out.Close()
 	cmd := exec.Command(program, args...)
 	cmd.Env = append(os.Environ(), env...)
 	cmd.Stdout, cmd.Stderr = out, out

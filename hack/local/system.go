@@ -130,7 +130,7 @@ func Healthy(ctx context.Context, url string) error {
 	if err != nil {
 		return fmt.Errorf("health: %w", err)
 	}
-	defer resp.Body.Close() //nolint:errcheck // nothing is read from it
+	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
 		return fmt.Errorf("%s answers %s", url, resp.Status)
 	}
@@ -145,7 +145,7 @@ func twoPorts() (string, string, error) {
 		if err != nil {
 			return "", "", fmt.Errorf("find a free port: %w", err)
 		}
-		defer l.Close() //nolint:errcheck // held until both are known
+		defer l.Close()
 		addresses[i] = l.Addr().String()
 	}
 	return addresses[0], addresses[1], nil

@@ -42,7 +42,7 @@ func run(ctx context.Context, out io.Writer, args []string) error {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir) //nolint:errcheck // a temporary directory
+	defer os.RemoveAll(dir)
 	step := func(what string) { fmt.Fprintf(out, "make test: %s (%.0fs)\n", what, time.Since(began).Seconds()) }
 
 	step("building the programs with -race")
@@ -54,7 +54,7 @@ func run(ctx context.Context, out io.Writer, args []string) error {
 	if err != nil {
 		return err
 	}
-	defer api.ControlPlane.Stop() //nolint:errcheck // the run's verdict is made already
+	defer api.ControlPlane.Stop()
 
 	if len(args) == 0 {
 		args = []string{"./..."}

@@ -40,7 +40,6 @@ var (
 		update                certificatesigningrequests/approval.certificates.k8s.io certificatesigningrequests/status.certificates.k8s.io
 		approve,sign          signers.certificates.k8s.io:rollcall.dev/agent signers.certificates.k8s.io:rollcall.dev/gateway
 		create                secrets.
-		get                   namespaces.
 		create,patch          events.events.k8s.io`)
 	managerSystemRights = lines(`
 		get                                 secrets.:rollcall-root-key secrets.:rollcall-order-key secrets.:rollcall-agent-ca secrets.:rollcall-server-ca secrets.:rollcall-token-key

@@ -65,7 +65,7 @@ func Read(path string, f func(Event)) error {
 	if err != nil {
 		return fmt.Errorf("read the audit log: %w", err)
 	}
-	defer file.Close() //nolint:errcheck // read only
+	defer file.Close()
 	r := bufio.NewReaderSize(file, 1<<20)
 	for {
 		line, err := r.ReadBytes('\n')

@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"encoding/json"
 	"errors"
 	"os"
 	"os/exec"
@@ -67,15 +66,4 @@ func (a *realAgent) cytool(t testing.TB, args ...string) (string, int) {
 		t.Fatal(err)
 		return "", -1
 	}
-}
-
-// status is cytool status -o json.
-func (a *realAgent) status(t testing.TB) map[string]any {
-	t.Helper()
-	out, _ := a.cytool(t, "status", "-o", "json")
-	var into map[string]any
-	if err := json.Unmarshal([]byte(out), &into); err != nil {
-		return map[string]any{"error": out}
-	}
-	return into
 }

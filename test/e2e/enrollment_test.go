@@ -228,7 +228,8 @@ func replayedAndLost(t *testing.T, s *system) {
 	if p := thief.enroll(t, e); p != nil {
 		t.Fatalf("replay: %v", p)
 	}
-	if _, err := thief.client().Get("https://" + m.address + wire.PathTrust); err == nil {
+	if resp, err := thief.client().Get("https://" + m.address + wire.PathTrust); err == nil {
+		_ = resp.Body.Close()
 		t.Error("a thief could use a certificate that was made for another key")
 	}
 }

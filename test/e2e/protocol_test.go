@@ -104,11 +104,11 @@ func (m *machine) certify(t testing.TB, path string, req proto.Message) *wire.Pr
 	for time.Now().Before(deadline) {
 		reply := &agentv1.CertificateReply{}
 		status, body := m.do(t, http.MethodPost, path, req, reply)
-		switch {
-		case status == http.StatusOK:
+		switch status {
+		case http.StatusOK:
 			m.cert = reply.GetCertificate()
 			return nil
-		case status == http.StatusAccepted, status == http.StatusServiceUnavailable, status == http.StatusTooManyRequests:
+		case http.StatusAccepted, http.StatusServiceUnavailable, http.StatusTooManyRequests:
 			<-time.After(50 * time.Millisecond)
 		default:
 			return problemOf(t, status, body)

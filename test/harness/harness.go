@@ -52,7 +52,7 @@ func Main(m *testing.M) {
 	code := m.Run()
 	if shared.api != nil && shared.api.ControlPlane != nil {
 		if err := shared.api.ControlPlane.Stop(); err != nil {
-			fmt.Fprintln(os.Stderr, err) //nolint:errcheck // nothing is left to tell it to
+			fmt.Fprintln(os.Stderr, err)
 		}
 		_ = os.RemoveAll(shared.dir)
 	}
