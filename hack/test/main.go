@@ -54,7 +54,7 @@ func run(ctx context.Context, out io.Writer, args []string) error {
 	if err != nil {
 		return err
 	}
-	defer api.ControlPlane.Stop()
+	defer func() { _ = api.ControlPlane.Stop() }() // the run's verdict is made already
 
 	if len(args) == 0 {
 		args = []string{"./..."}
