@@ -45,7 +45,7 @@ var (
 		get                                 secrets.:rollcall-root-key secrets.:rollcall-order-key secrets.:rollcall-agent-ca secrets.:rollcall-server-ca secrets.:rollcall-token-key
 		create                              configmaps.
 		get,update                          configmaps.:rollcall-trust configmaps.:rollcall-beacon
-		get,list,watch,create,update,delete leases.coordination.k8s.io
+		get,list,create,update,delete       leases.coordination.k8s.io
 		create                              serviceaccounts/token.:rollcall-gateway
 		create,patch                        events.`)
 )
