@@ -45,11 +45,10 @@ type flight struct {
 	blocks         []string
 }
 
-// outcome of a flight: settled, one way or the other, unless err or contended says that it is to be tried again.
+// outcome of a flight: settled, one way or the other, or to be tried again; err says so of the API server.
 type outcome struct {
-	gone      bool // with the Endpoint
-	contended bool // others write the same Endpoint all the time
-	err       error
+	settled bool
+	err     error
 }
 
 // deliver writes f. Where the API server holds something else than was assumed, it looks there and decides again.
@@ -62,50 +61,53 @@ func (f *flight) deliver(ctx context.Context, p *pacer) outcome {
 		case err == nil:
 			p.endpoints.answered(stored)
 			p.metrics.count(f.blocks, resultWritten)
-			return outcome{}
+			return outcome{settled: true}
 		case !apierrors.IsNotFound(err) && !refused(err):
 			p.metrics.count(f.blocks, resultFailed)
 			return outcome{err: err}
 		}
-		if done, o := f.reconsider(ctx, p, err); done {
-			return o
+		result, err := f.reconsider(ctx, p, err)
+		if result != "" {
+			p.metrics.count(f.content.blocks(), result)
+			return outcome{settled: err == nil, err: err}
 		}
 	}
-	p.metrics.count(f.blocks, resultFailed)
-	return outcome{contended: true}
+	p.metrics.count(f.blocks, resultFailed) // others write the same Endpoint all the time
+	return outcome{}
 }
 
-// reconsider decides by what is stored now, after the API server refused a patch for cause. It reports false if f is to be tried once more.
-func (f *flight) reconsider(ctx context.Context, p *pacer, cause error) (done bool, o outcome) {
+// reconsider decides by what is stored now, after the API server refused a patch for cause. The result is empty if f is to be tried once
+// more.
+func (f *flight) reconsider(ctx context.Context, p *pacer, cause error) (result string, err error) {
 	stored, err := f.request(ctx, func(ctx context.Context) (*v1alpha1.Endpoint, error) { return p.api.Get(ctx, f.at) })
-	if apierrors.IsNotFound(err) || err == nil && string(stored.UID) != f.at.UID {
-		p.metrics.count(f.blocks, resultGone)
-		return true, outcome{gone: true}
-	}
-	if err != nil {
-		p.metrics.count(f.blocks, resultFailed)
-		return true, outcome{err: err}
+	switch {
+	case apierrors.IsNotFound(err) || err == nil && string(stored.UID) != f.at.UID:
+		return resultGone, nil
+	case err != nil:
+		return resultFailed, err
 	}
 	p.endpoints.answered(stored)
 	s := stateOf(stored)
 	if stored.Status.Identity == nil || !f.at.names(stored.Status.Identity.ID) || !f.content.stands(s.connection) {
-		p.metrics.count(f.blocks, resultSuperseded)
-		return true, outcome{}
+		return resultSuperseded, nil
 	}
 	tried := f.patch
 	f.patch, f.blocks = f.content.patch(f.at, s)
-	if bytes.Equal(f.patch, tried) && !apierrors.IsConflict(cause) {
-		// No test has failed: it is what is in it.
-		p.log.Error(cause, "The API server does not take what was reported of an endpoint.", "namespace", f.at.Namespace, "endpoint", f.at.Name)
-		p.metrics.count(f.blocks, resultRefused)
-		f.content = f.content.lesser()
-		f.patch, f.blocks = f.content.patch(f.at, s)
-		return f.patch == nil || bytes.Equal(f.patch, tried), outcome{}
+	switch {
+	case f.patch == nil:
+		return resultUnchanged, nil
+	case !bytes.Equal(f.patch, tried) || apierrors.IsConflict(cause):
+		return "", nil
 	}
-	if f.patch == nil {
-		p.metrics.count(f.taken.blocks(), resultUnchanged)
+	// No test has failed: it is what is in it.
+	p.log.Error(cause, "The API server does not take what was reported of an endpoint.", "namespace", f.at.Namespace, "endpoint", f.at.Name)
+	lesser, dropped := f.content.lesser()
+	p.metrics.count(dropped, resultRefused)
+	f.content = lesser
+	if f.patch, f.blocks = f.content.patch(f.at, s); f.patch == nil || bytes.Equal(f.patch, tried) {
+		return resultRefused, nil
 	}
-	return f.patch == nil, outcome{}
+	return "", nil
 }
 
 func (f *flight) request(ctx context.Context, do func(context.Context) (*v1alpha1.Endpoint, error)) (*v1alpha1.Endpoint, error) {

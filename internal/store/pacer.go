@@ -275,7 +275,7 @@ func (p *pacer) plan(e *entry) (f *flight, why string) {
 		return nil, resultGone
 	}
 	s := r.state()
-	if !e.at.names(r.id.String()) || !e.change.stands(s.connection) {
+	if !e.change.stands(s.connection) {
 		return nil, resultSuperseded
 	}
 	patch, blocks := e.change.patch(e.at, s)
@@ -291,10 +291,7 @@ func (p *pacer) landed(f *flight, o outcome) {
 	defer p.mu.Unlock()
 	e := f.entry
 	e.flying = false
-	switch {
-	case o.gone:
-		e.change = change{}
-	case o.err == nil && !o.contended:
+	if o.settled {
 		e.change.without(f.taken)
 		e.since = time.Now()
 	}

@@ -7,11 +7,13 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -209,6 +211,10 @@ func TestOnlyTheNewestStateIsWritten(t *testing.T) {
 			b.write(Report{Ref: b.ref(1), Replaces: b.judged(1), Agent: &v1alpha1.EndpointAgent{Version: "8.0.0", RejectedOrders: int64(i)}})
 			synctest.Wait()
 		}
+		pass(1500 * time.Millisecond)
+		if _, oldest := b.depth(); time.Since(oldest) > time.Second {
+			t.Errorf("what was reported within the first write counts as waiting for %s", time.Since(oldest))
+		}
 		b.stop()
 		if n := b.api.count(); n != 2 {
 			t.Errorf("%d writes for 50 restarts within the first write, want 2", n)
@@ -259,10 +265,17 @@ func TestWritesKeepToTheRate(t *testing.T) {
 		if b.api.count() != fleet || b.waits() != 0 {
 			t.Errorf("%d of %d written, %d wait", b.api.count(), fleet, b.waits())
 		}
+		positions := map[string]int{}
 		for i, w := range b.api.writes {
+			positions[w.uid] = i + 1
 			// a second's worth may come at once
 			if i >= 3*rate && w.at.Sub(b.api.writes[i-3*rate].at) < 1900*time.Millisecond {
 				t.Fatalf("%d writes within %s", 3*rate, w.at.Sub(b.api.writes[i-3*rate].at))
+			}
+		}
+		for n := 1; n <= fleet; n++ {
+			if at := positions[uidOf(n)]; at < n-maxFlights || at > n+maxFlights {
+				t.Errorf("machine %d was written as number %d", n, at)
 			}
 		}
 		b.stop()
@@ -280,9 +293,11 @@ func TestSessionsGoBeforeFacts(t *testing.T) {
 		for n := range 100 {
 			b.restarted(n+101, "again")
 		}
+		pass(50 * time.Millisecond) // a second's worth was written at once
+		before, _ := b.depth()
 		pass(9500 * time.Millisecond)
 		w, _ := b.depth()
-		if written := 100 - w[laneFacts]; written < 8 || written > 25 {
+		if written := before[laneFacts] - w[laneFacts]; written < 8 || written > 20 {
 			t.Errorf("%d of the facts were written while sessions waited; one turn in %d is theirs", written, factsTurn)
 		}
 		if w[laneSession] > 30 {
@@ -374,6 +389,11 @@ func TestAnotherWriterIsHeeded(t *testing.T) {
 		}, instanceOf("mine")},
 		"a conflict":  {func(e *v1alpha1.Endpoint) { e.Status.Connection.ConflictInstanceID = instanceOf("clone") }, instanceOf(1, 12)}, // judged anew at the next heartbeat
 		"the manager": {func(e *v1alpha1.Endpoint) { e.Status.Connection.Channel = v1alpha1.ChannelNone }, instanceOf("mine")},
+		"another replica, with the same": {func(e *v1alpha1.Endpoint) {
+			c := conn(13, "mine", 3)
+			c.InstanceTime, c.Since, c.PreviousInstance, c.RemoteAddress = wholeSeconds(now()), enrolled.Add(490*time.Hour), instanceOf(1, 11), "10.1.0.1"
+			e.Status.Connection, e.Status.LastSeenTime = c.resource(), &metav1.Time{Time: now().Add(time.Hour)}
+		}, instanceOf("mine")},
 		"enrolled again": {func(e *v1alpha1.Endpoint) {
 			e.Status.Identity.ID = uuidOf("again")
 			e.Status.Connection, e.Status.Agent, e.Status.LastSeenTime = nil, nil, nil
@@ -390,6 +410,12 @@ func TestAnotherWriterIsHeeded(t *testing.T) {
 				}
 				if b.waits() != 0 {
 					t.Error("something still waits")
+				}
+				if r := b.endpoints.uid(uuid.MustParse(uidOf(1))); r.connection() != b.api.stored(uidOf(1)).connection {
+					t.Error("what was found is not taken over")
+				}
+				if refused := testutil.ToFloat64(b.metrics.writes.WithLabelValues(blockConnection, resultRefused)); refused != 0 {
+					t.Error("it was taken for content that the API server refuses")
 				}
 			})
 		})
@@ -588,6 +614,36 @@ func weather(t *testing.T, r *rand.Rand) {
 		}
 	}
 	b.stop()
+}
+
+func TestTheLogTellsOfAnOutageOnce(t *testing.T) {
+	for name, tc := range map[string]struct {
+		outage time.Duration
+		times  int
+	}{"five minutes": {5 * time.Minute, 1}, "a hiccup": {time.Second, 0}} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBench(t, 1, 10)
+				var log lines
+				b.log = log.logger()
+				began := time.Now()
+				b.api.fail = func(string) error {
+					if time.Since(began) < tc.outage {
+						return away()
+					}
+					return nil
+				}
+				b.restarted(1, "again")
+				pass(tc.outage + time.Minute)
+				b.stop()
+				for _, line := range []string{"Writing to the API server fails", "Writing to the API server works again"} {
+					if n := strings.Count(log.String(), line); n != tc.times {
+						t.Errorf("%q is logged %d times, want %d", line, n, tc.times)
+					}
+				}
+			})
+		})
+	}
 }
 
 // Reports never wait for the API server.

@@ -3,6 +3,7 @@ package store
 import (
 	"cmp"
 	"encoding/json"
+	"slices"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -103,13 +104,17 @@ func (c *change) blocks() (names []string) {
 
 // lesser is what to write where the API server does not take the whole: an endpoint that is there must not look offline because something
 // that its agent says is not acceptable.
-func (c change) lesser() change {
+func (c change) lesser() (kept change, dropped []string) {
+	kept = change{seen: c.seen, replaces: c.replaces}
 	if c.agent != nil || c.inventory != nil {
-		c.agent, c.inventory = nil, nil
-		return c
+		kept.connection = c.connection
 	}
-	c.connection = nil
-	return c
+	for _, b := range c.blocks() {
+		if !slices.Contains(kept.blocks(), b) {
+			dropped = append(dropped, b)
+		}
+	}
+	return kept, dropped
 }
 
 // instance that this was decided for.

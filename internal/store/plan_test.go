@@ -90,9 +90,16 @@ func reportOf(r *rand.Rand, e *v1alpha1.Endpoint, seen time.Time) Report {
 	}
 	if r.IntN(3) == 0 {
 		c := out.Replaces
-		c.Epoch++
-		c.ID, c.PreviousInstance = instanceOf(r.Uint64()), c.ID
-		c.Channel, c.Since, c.InstanceTime = v1alpha1.ChannelHeartbeat, seen, seen
+		c.Channel = v1alpha1.ChannelHeartbeat
+		switch r.IntN(3) {
+		case 0: // a restart
+			c.Epoch++
+			c.ID, c.PreviousInstance, c.Since, c.InstanceTime = instanceOf(r.Uint64()), c.ID, seen, seen
+		case 1: // a clone
+			c.ConflictInstance = instanceOf(r.Uint64())
+		case 2: // a person has accepted another, whatever its epoch
+			c.Epoch, c.ID, c.ConflictInstance, c.InstanceTime = r.Int64N(20), instanceOf(r.Uint64()), "", seen
+		}
 		out.Connection = &c
 	}
 	if r.IntN(3) == 0 {
@@ -225,7 +232,7 @@ func TestLesserChanges(t *testing.T) {
 	c := change{seen: enrolled, connection: &next, agent: &block{}, inventory: &block{}}
 	var got [][]string
 	for range 3 {
-		c = c.lesser()
+		c, _ = c.lesser()
 		got = append(got, c.blocks())
 	}
 	want := [][]string{{blockConnection, blockSeen}, {blockSeen}, {blockSeen}}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	"google.golang.org/protobuf/testing/protocmp"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -173,7 +174,7 @@ func TestReadsTokensAndPolicies(t *testing.T) {
 		}
 	}
 	wantToken := Token{
-		Ref: refOf(token), Key: rootKey.Public().(ed25519.PublicKey), Expires: enrolled, Exhausted: true, Claims: []KeyHash{key}, //nolint:errcheck // it is one
+		Ref: refOf(token), Key: rootKey.Public().(ed25519.PublicKey), Expires: enrolled, Exhausted: true, Claims: []KeyHash{key},
 	}
 	wantPolicy := Policy{
 		Ref: refOf(policy), Revision: 7, Order: order.FromResource(*policy.Status.Order), Interval: 30 * time.Second, Missed: DefaultMissed, WebsocketDisabled: true,
@@ -384,6 +385,9 @@ func TestLeaseIsKeptApartFromTheFlood(t *testing.T) {
 	}
 	stop()
 	flooding.Wait()
+	if n := testutil.ToFloat64(g.pacer.metrics.writes.WithLabelValues(blockAgent, resultWritten)); n < 50 {
+		t.Errorf("%v writes in 3 s are no flood", n)
+	}
 	if renewals < 5 {
 		t.Errorf("%d renewals in 3 s", renewals)
 	}

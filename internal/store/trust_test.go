@@ -151,7 +151,8 @@ func TestTrustThatIsRefused(t *testing.T) {
 		"no JSON":                      func(d map[string]string) { d["2.json"] = "}{" },
 		"another key's signature":      func(d map[string]string) { d["2.json"] = sealed(t, stranger, envelope.Trust, bundle(t, 2)) },
 		"a beacon":                     func(d map[string]string) { d["2.json"] = beaconData(t, 1)[beaconKey] },
-		"another version than it says": func(d map[string]string) { d["3.json"] = d["2.json"] },
+		"another version than it says": func(d map[string]string) { d["5.json"] = d["2.json"]; delete(d, "2.json") },
+		"the same by another name":     func(d map[string]string) { d["3.json"] = d["2.json"] },
 		"an older one by a newer name": func(d map[string]string) { d["3.json"] = d["1.json"] },
 		"another fleet's": func(d map[string]string) {
 			b := bundle(t, 2)
