@@ -50,10 +50,10 @@ func (l *lease) run(ctx context.Context) {
 
 func (l *lease) report(err error) {
 	if err == nil {
-		l.log.Info("The Lease is renewed again.", "gateway", l.name)
+		l.log.Info("The Lease is renewed again.")
 		return
 	}
-	l.log.Error(err, "The Lease is not renewed; this is tried again. If it goes on, the manager takes this gateway for dead.", "gateway", l.name)
+	l.log.Error(err, "The Lease is not renewed; this is tried again. If it goes on, the manager takes this gateway for dead.")
 }
 
 // keep makes the Lease, or renews it.
@@ -103,7 +103,7 @@ func (l *lease) release(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, farewell)
 	defer cancel()
 	if err := l.api.delete(ctx, l.held); err != nil && !apierrors.IsNotFound(err) {
-		l.log.Error(err, "The Lease could not be deleted: the manager finds out by its age that this gateway has ended.", "gateway", l.name)
+		l.log.Error(err, "The Lease could not be deleted: the manager finds out by its age that this gateway has ended.")
 	}
 }
 

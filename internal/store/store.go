@@ -27,7 +27,8 @@ type Config struct {
 	Namespace string
 	// Gateway is this process' own name, gw-..., and that of its Lease.
 	Gateway string
-	Log     logr.Logger
+	// Log names the gateway already.
+	Log logr.Logger
 	// WriteRate is how many status writes a second are made on average. Up to a second's worth may come at once.
 	WriteRate float64
 	// LeaseDuration and LeaseRenew: how long the Lease is good, and how often it is renewed.
