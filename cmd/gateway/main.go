@@ -31,7 +31,7 @@ func main() {
 	logger := newLogger(o)
 	klog.SetLogger(logger)
 	if err := run(ctx, o, logger); err != nil {
-		logger.Error(err, "the gateway ends")
+		logger.Error(err, "The gateway ends.")
 		os.Exit(1)
 	}
 }

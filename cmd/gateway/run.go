@@ -121,14 +121,14 @@ func (p *process) serve(ctx context.Context, agents, probes net.Listener) error 
 	if probes != nil {
 		start(&serving, "serve health", func() error { return health.Serve(probes) })
 	}
-	p.log.Info("gateway started", "listen", agents.Addr().String(), "health", p.options.healthListen)
+	p.log.Info("The gateway is started.", "listen", agents.Addr().String(), "health", p.options.healthListen)
 
 	var err error
 	select {
 	case err = <-failed:
 	case <-ctx.Done():
 	}
-	p.log.Info("stopping: requests under way are finished, what waits is written")
+	p.log.Info("Stopping: requests under way are finished, what waits is written.")
 	p.health.Drain()
 	drain, cancel := context.WithTimeout(background, p.options.drainTimeout/2)
 	defer cancel()
@@ -138,7 +138,7 @@ func (p *process) serve(ctx context.Context, agents, probes net.Listener) error 
 	writing.Wait()
 	err = errors.Join(err, health.Close())
 	serving.Wait()
-	p.log.Info("stopped")
+	p.log.Info("Stopped.")
 	return err
 }
 

@@ -93,7 +93,7 @@ func (c *connection) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	if p != nil {
 		p.Write(w)
-		c.gateway.Log.V(1).Info("refused", "route", at.name, "remoteAddress", c.peer.Address.String(), "reason", string(p.Name), "detail", p.Detail)
+		c.gateway.Log.V(1).Info("Refused.", "route", at.name, "remoteAddress", c.peer.Address.String(), "reason", string(p.Name), "detail", p.Detail)
 	}
 	if !c.vouched { // a stranger's connection is good for one answer
 		w.Header().Set("Connection", "close")
@@ -215,7 +215,7 @@ func (c *connection) certificate(w http.ResponseWriter, codec wire.Codec, a enro
 		w.WriteHeader(http.StatusAccepted)
 		return nil
 	}
-	c.gateway.Log.Info("certificate handed out", "reason", what, "remoteAddress", c.peer.Address.String())
+	c.gateway.Log.Info("A certificate was handed out.", "reason", what, "remoteAddress", c.peer.Address.String())
 	return answer(w, codec, &agentv1.CertificateReply{Certificate: a.Certificate})
 }
 

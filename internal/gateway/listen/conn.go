@@ -244,7 +244,7 @@ func validHeader(h http.Header) bool {
 func (c *conn) call(w *response, r *http.Request) (survived bool) {
 	defer func() {
 		if p := recover(); p != nil {
-			c.server.config.Log.Error(fmt.Errorf("panic: %v", p), "a request could not be answered", "path", r.URL.Path, "stack", string(debug.Stack()))
+			c.server.config.Log.Error(fmt.Errorf("panic: %v", p), "A request could not be answered.", "path", r.URL.Path, "stack", string(debug.Stack()))
 			w.reset()
 			(&wire.Problem{Name: wire.Internal, Detail: "The gateway failed on this request; its log says more.", RetryAfter: time.Minute}).Write(w)
 		}

@@ -146,7 +146,7 @@ func (s *Server) Serve(l net.Listener) error {
 			return err
 		default: // out of descriptors, say: there will be some again
 			pause = min(max(2*pause, 5*time.Millisecond), time.Second)
-			s.config.Log.Error(err, "cannot accept a connection, trying again", "after", pause.String())
+			s.config.Log.Error(err, "A connection cannot be accepted; this is tried again.", "after", pause.String())
 			select {
 			case <-time.After(pause):
 			case <-s.ctx.Done():

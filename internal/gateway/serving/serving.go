@@ -80,7 +80,7 @@ func (k *Keeper) Run(ctx context.Context) {
 		if err != nil {
 			wait = pause/2 + rand.N(pause/2+1) //nolint:gosec // so that replicas do not ask in step; not a secret
 			pause = min(2*pause, longestPause)
-			k.log.Info("no serving certificate; trying again", "reason", err.Error(), "after", wait.Round(time.Millisecond).String())
+			k.log.Info("There is no serving certificate; this is tried again.", "reason", err.Error(), "after", wait.Round(time.Millisecond).String())
 		} else {
 			pause = firstPause
 		}
@@ -110,6 +110,6 @@ func (k *Keeper) get(ctx context.Context) (time.Duration, error) {
 		return 0, fmt.Errorf("the new serving certificate has expired already, at %s: compare the clocks of gateway and manager", c.Leaf.NotAfter.UTC().Format(time.RFC3339))
 	}
 	k.now.Store(&c)
-	k.log.Info("serving certificate", "names", k.names, "expires", c.Leaf.NotAfter.UTC().Format(time.RFC3339))
+	k.log.Info("Serving with a new certificate.", "names", k.names, "expires", c.Leaf.NotAfter.UTC().Format(time.RFC3339))
 	return min(k.renew, left/2), nil
 }
