@@ -32,9 +32,8 @@ agents: ## Enrol N more agents beside `make run` (N=50).
 stop: ## Stop what `make run` and `make agents` started; their state stays in .run/.
 	@$(DEMO) stop
 
-clean: ## Stop everything and forget it: .run/ and bin/. The built Kubernetes stays in your cache directory.
+clean: ## Stop everything and forget it: .run/. The built Kubernetes stays in your cache directory.
 	@$(DEMO) clean
-	@rm -rf bin
 
 ##@ Work on it
 .PHONY: test verify lint generate manifests fuzz fmt

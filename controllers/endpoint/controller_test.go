@@ -72,19 +72,20 @@ func (g *lives) set(from, end time.Time) {
 
 // namespace with a manager that runs this controller alone, under its own account.
 type namespace struct {
-	api                     *harness.API
-	name                    string
-	admin, manager, gateway client.Client
-	gateways                *lives
-	stop                    func()
+	api                      *harness.API
+	name                     string
+	person, manager, gateway client.Client
+	gateways                 *lives
+	stop                     func()
 }
 
 func start(t *testing.T) *namespace {
 	t.Helper()
 	api := harness.Cluster(t)
+	name := api.Namespace(t)
 	n := &namespace{
-		api: api, name: api.Namespace(t), gateways: &lives{from: time.Now().Add(-time.Hour)},
-		admin: api.Client(t, ""), manager: api.Client(t, local.ManagerAccount), gateway: api.Client(t, local.GatewayAccount),
+		api: api, name: name, gateways: &lives{from: time.Now().Add(-time.Hour)},
+		person: api.PersonClient(t, name), manager: api.Client(t, local.ManagerAccount), gateway: api.Client(t, local.GatewayAccount),
 	}
 	n.run(t, key("a"))
 	return n
@@ -154,7 +155,7 @@ func beat(epoch int) blockMap {
 func (n *namespace) get(t *testing.T, name string) *v1alpha1.Endpoint {
 	t.Helper()
 	ep := &v1alpha1.Endpoint{}
-	if err := n.admin.Get(t.Context(), types.NamespacedName{Namespace: n.name, Name: name}, ep); err != nil {
+	if err := n.person.Get(t.Context(), types.NamespacedName{Namespace: n.name, Name: name}, ep); err != nil {
 		t.Fatal(err)
 	}
 	return ep
@@ -184,7 +185,7 @@ func (n *namespace) until(t *testing.T, name string, check func(*v1alpha1.Endpoi
 func (n *namespace) policy(t *testing.T, name string, spec v1alpha1.EndpointPolicySpec) *v1alpha1.EndpointPolicy {
 	t.Helper()
 	p := &v1alpha1.EndpointPolicy{ObjectMeta: metav1.ObjectMeta{Namespace: n.name, Name: name}, Spec: spec}
-	if err := n.admin.Create(t.Context(), p); err != nil {
+	if err := n.person.Create(t.Context(), p); err != nil {
 		t.Fatal(err)
 	}
 	n.sign(t, p)
@@ -217,7 +218,7 @@ func assignment(t *testing.T, ep *v1alpha1.Endpoint, by crypto.Signer) *agentv1.
 // watch remembers every summary that a watch shows, with the time of the first.
 func (n *namespace) watch(t *testing.T) func(name, summary string) (time.Time, bool) {
 	t.Helper()
-	c, err := client.NewWithWatch(n.api.Admin, client.Options{Scheme: n.admin.Scheme()})
+	c, err := client.NewWithWatch(n.api.Admin, client.Options{Scheme: n.person.Scheme()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -252,7 +253,7 @@ func TestLife(t *testing.T) {
 	n := start(t)
 	seen := n.watch(t)
 	n.policy(t, "demo", every(1, 3))
-	if err := n.admin.Create(t.Context(), &v1alpha1.Endpoint{ObjectMeta: metav1.ObjectMeta{Namespace: n.name, Name: "declared"}}); err != nil {
+	if err := n.person.Create(t.Context(), &v1alpha1.Endpoint{ObjectMeta: metav1.ObjectMeta{Namespace: n.name, Name: "declared"}}); err != nil {
 		t.Fatal(err)
 	}
 	n.is(t, "declared", "NotEnrolled")
@@ -301,7 +302,7 @@ func TestLife(t *testing.T) {
 func (n *namespace) getPolicy(t *testing.T, name string) *v1alpha1.EndpointPolicy {
 	t.Helper()
 	p := &v1alpha1.EndpointPolicy{}
-	if err := n.admin.Get(t.Context(), types.NamespacedName{Namespace: n.name, Name: name}, p); err != nil {
+	if err := n.person.Get(t.Context(), types.NamespacedName{Namespace: n.name, Name: name}, p); err != nil {
 		t.Fatal(err)
 	}
 	return p
@@ -310,7 +311,7 @@ func (n *namespace) getPolicy(t *testing.T, name string) *v1alpha1.EndpointPolic
 // told compares the reasons of all Events of an Endpoint; the order of what came within a second is not known.
 func (n *namespace) told(t *testing.T, name string, want ...string) error {
 	var list eventsv1.EventList
-	if err := n.admin.List(t.Context(), &list, client.InNamespace(n.name)); err != nil {
+	if err := n.api.Client(t, "").List(t.Context(), &list, client.InNamespace(n.name)); err != nil {
 		return err
 	}
 	count := map[string]int{}
@@ -411,20 +412,20 @@ func TestAssignsPolicies(t *testing.T) {
 	// it stops selecting
 	before := laptops.DeepCopy()
 	laptops.Spec.Selector.MatchLabels["device"] = "tablet"
-	if err := n.admin.Patch(t.Context(), laptops, client.MergeFrom(before)); err != nil {
+	if err := n.person.Patch(t.Context(), laptops, client.MergeFrom(before)); err != nil {
 		t.Fatal(err)
 	}
 	next(obeys("laptop", "all"), all.UID)
 
 	// people change labels
 	laptop := n.get(t, "laptop")
-	if err := n.admin.Patch(t.Context(), laptop, client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"labels":{"device":"tablet"}}}`))); err != nil {
+	if err := n.person.Patch(t.Context(), laptop, client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"labels":{"device":"tablet"}}}`))); err != nil {
 		t.Fatal(err)
 	}
 	next(obeys("laptop", "laptops"), laptops.UID)
 
 	// and it is deleted
-	if err := n.admin.Delete(t.Context(), laptops); err != nil {
+	if err := n.person.Delete(t.Context(), laptops); err != nil {
 		t.Fatal(err)
 	}
 	next(obeys("laptop", "all"), all.UID)
@@ -468,7 +469,7 @@ func TestAShorterIntervalMakesNobodyOffline(t *testing.T) {
 	blocks["agent"] = map[string]any{"policyID": string(p.UID), "policyRevision": 1}
 	n.heard(t, "laptop", blocks)
 	n.is(t, "laptop", "Online")
-	if err := n.admin.Patch(t.Context(), p, client.RawPatch(types.MergePatchType, []byte(`{"spec":{"heartbeat":{"intervalSeconds":1,"missed":3}}}`))); err != nil {
+	if err := n.person.Patch(t.Context(), p, client.RawPatch(types.MergePatchType, []byte(`{"spec":{"heartbeat":{"intervalSeconds":1,"missed":3}}}`))); err != nil {
 		t.Fatal(err)
 	}
 	n.sign(t, p)
@@ -551,7 +552,7 @@ func TestConflicts(t *testing.T) {
 	}
 	n.is(t, "laptop", "Conflict")
 	n.heard(t, "laptop", blocks)
-	if err := n.admin.Patch(t.Context(), ep, client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"annotations":{"rollcall.dev/accept-instance":"one"}}}`))); err != nil {
+	if err := n.person.Patch(t.Context(), ep, client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"annotations":{"rollcall.dev/accept-instance":"one"}}}`))); err != nil {
 		t.Fatal(err)
 	}
 	n.is(t, "laptop", "Online")

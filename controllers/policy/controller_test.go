@@ -37,16 +37,17 @@ func key(seed string) crypto.Signer {
 
 // world is a namespace with a manager that runs this controller alone.
 type world struct {
-	api   *harness.API
-	ns    string
-	admin client.Client
-	stop  func()
+	api    *harness.API
+	ns     string
+	person client.Client
+	stop   func()
 }
 
 func start(t *testing.T) *world {
 	t.Helper()
 	api := harness.Cluster(t)
-	w := &world{api: api, ns: api.Namespace(t), admin: api.Client(t, "")}
+	ns := api.Namespace(t)
+	w := &world{api: api, ns: ns, person: api.PersonClient(t, ns)}
 	w.run(t, key("a"))
 	return w
 }
@@ -60,7 +61,7 @@ func (w *world) run(t *testing.T, orders crypto.Signer) {
 
 func (w *world) create(t *testing.T, name string, spec v1alpha1.EndpointPolicySpec) {
 	t.Helper()
-	if err := w.admin.Create(t.Context(), &v1alpha1.EndpointPolicy{ObjectMeta: metav1.ObjectMeta{Namespace: w.ns, Name: name}, Spec: spec}); err != nil {
+	if err := w.person.Create(t.Context(), &v1alpha1.EndpointPolicy{ObjectMeta: metav1.ObjectMeta{Namespace: w.ns, Name: name}, Spec: spec}); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -69,7 +70,7 @@ func (w *world) create(t *testing.T, name string, spec v1alpha1.EndpointPolicySp
 func (w *world) change(t *testing.T, name, spec string) {
 	t.Helper()
 	p := &v1alpha1.EndpointPolicy{ObjectMeta: metav1.ObjectMeta{Namespace: w.ns, Name: name}}
-	if err := w.admin.Patch(t.Context(), p, client.RawPatch(types.MergePatchType, []byte(`{"spec":`+spec+`}`))); err != nil {
+	if err := w.person.Patch(t.Context(), p, client.RawPatch(types.MergePatchType, []byte(`{"spec":`+spec+`}`))); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -79,7 +80,7 @@ func (w *world) observed(t *testing.T, name string, more func(*v1alpha1.Endpoint
 	t.Helper()
 	p := &v1alpha1.EndpointPolicy{}
 	harness.Eventually(t, patience, func() error {
-		if err := w.admin.Get(t.Context(), types.NamespacedName{Namespace: w.ns, Name: name}, p); err != nil {
+		if err := w.person.Get(t.Context(), types.NamespacedName{Namespace: w.ns, Name: name}, p); err != nil {
 			return err
 		}
 		if p.Status.ObservedGeneration != p.Generation {
@@ -183,7 +184,7 @@ func TestCounts(t *testing.T) {
 	w.observed(t, "other", revision(1))
 	endpoint := func(name, policy string, online metav1.ConditionStatus, running int64) *v1alpha1.Endpoint {
 		ep := &v1alpha1.Endpoint{ObjectMeta: metav1.ObjectMeta{Namespace: w.ns, Name: name}}
-		if err := w.admin.Create(t.Context(), ep); err != nil {
+		if err := w.person.Create(t.Context(), ep); err != nil {
 			t.Fatal(err)
 		}
 		patch := fmt.Sprintf(`{"status":{"policy":{"name":%q,"assignment":{"payloadType":"x","payload":"eA==","signatures":[{"sig":"eA=="}]}},
@@ -216,7 +217,7 @@ func TestCounts(t *testing.T) {
 	if after := w.observed(t, "demo", counts(3, 2, 1)); after.ResourceVersion != before.ResourceVersion {
 		t.Error("counting without a change has written something")
 	}
-	if err := w.admin.Delete(t.Context(), last); err != nil {
+	if err := w.person.Delete(t.Context(), last); err != nil {
 		t.Fatal(err)
 	}
 	w.observed(t, "demo", counts(2, 1, 0))

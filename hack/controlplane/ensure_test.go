@@ -134,6 +134,14 @@ func emptyCache(t *testing.T) string {
 		t.Setenv("GOCACHE", filepath.Join(userCache, "go-build"))
 	}
 	home := t.TempDir()
+	t.Cleanup(func() { // the go command's telemetry may still write there for a moment
+		for range 100 {
+			if os.RemoveAll(home) == nil {
+				return
+			}
+			<-time.After(20 * time.Millisecond)
+		}
+	})
 	t.Setenv("HOME", home)
 	t.Setenv("XDG_CACHE_HOME", "")
 	cache, err := os.UserCacheDir()

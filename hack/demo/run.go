@@ -54,7 +54,7 @@ func (d *demo) run(ctx context.Context) (err error) {
 	if stopControlPlane, err = d.startCluster(ctx); err != nil {
 		return err
 	}
-	sys := local.System{Admin: d.admin, Bin: d.bin, Dir: d.in("system"), LogDir: d.in("log"), GatewayAddress: d.address(), GatewayArgs: oneMachine}
+	sys := local.System{Admin: d.admin, Bin: d.bin, Dir: d.in("system"), LogDir: d.in("log"), GatewayAddress: d.address(), ManagerArgs: demoPace, GatewayArgs: oneMachine}
 	endpoint := ""
 	steps := []struct {
 		name string
@@ -88,6 +88,9 @@ const hints = `  eval "$(make env)"      kubectl and cytool on PATH, context 'ro
   cytool status           the endpoint's view
   make stop               stop, keep state     make clean          forget everything
 Logs: .run/log/*.log.  The demo's policy beats every 15 s (the default is 5 minutes).  Ctrl-C stops all of it.`
+
+// demoPace counts endpoints as soon as a person looks again.
+var demoPace = []string{"--count-interval=2s"}
 
 // oneMachine raises what a gateway grants one address, because here all agents have the same.
 var oneMachine = []string{"--enroll-rate-source=100", "--enroll-rate-token=100", "--enroll-rate-total=100"}

@@ -26,6 +26,7 @@ import (
 	"github.com/rollcall-dev/rollcall/api/v1alpha1"
 	"github.com/rollcall-dev/rollcall/hack/local"
 	"github.com/rollcall-dev/rollcall/internal/order"
+	"github.com/rollcall-dev/rollcall/test/audit"
 	"github.com/rollcall-dev/rollcall/test/harness"
 )
 
@@ -492,5 +493,55 @@ func TestTheAPIServerGoesAwayAndComesBack(t *testing.T) {
 	})
 	if log := g.log.String(); !strings.Contains(log, "The Lease is renewed again") || !strings.Contains(log, "Writing to the API server works again") {
 		t.Error("the log does not tell that the API server is back")
+	}
+}
+
+// requests are what gateways have asked of the API server so far and got, by verb and resource, with how often.
+func (f *fleet) requests() map[string]int {
+	f.t.Helper()
+	out := map[string]int{}
+	err := audit.Read(f.api.AuditLog, func(e audit.Event) {
+		if e.By() == audit.Gateway && e.Stage == "ResponseComplete" && e.ResponseStatus.Code < 300 && e.ObjectRef != nil {
+			out[strings.TrimSuffix(fmt.Sprintf("%s %s/%s", e.Verb, e.ObjectRef.Resource, e.ObjectRef.Subresource), "/")]++
+		}
+	})
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return out
+}
+
+// What the API server saw of a gateway's whole life: a fleet is streamed and never listed, an endpoint costs one write, and nothing else is
+// asked for.
+func TestAsksForLittle(t *testing.T) {
+	f := newFleet(t)
+	before := f.requests()
+	g := f.ready(f.gateway())
+	e := f.enrol("laptop-1")
+	for range 5 {
+		g.Write(sample(f.known(g, e)))
+	}
+	g.stop()
+	var now map[string]int
+	harness.Eventually(t, 10*time.Second, func() error { // the log lags behind
+		if now = f.requests(); now["delete leases"] == before["delete leases"] {
+			return errors.New("the log does not have the end")
+		}
+		return nil
+	})
+	delete(now, "update leases")
+	want := map[string]int{
+		"watch endpoints": 1, "watch enrollmenttokens": 1, "watch endpointpolicies": 1, "watch certificatesigningrequests": 1, "watch configmaps": 2,
+		"create leases": 1, "delete leases": 1,
+	}
+	for what, n := range now {
+		switch got := n - before[what]; {
+		case what == "patch endpoints/status":
+			if got < 1 || got > 3 { // how many of the five come within the first write is a matter of luck
+				t.Errorf("%d writes of one endpoint", got)
+			}
+		case got != want[what]:
+			t.Errorf("%s: %d times, want %d", what, got, want[what])
+		}
 	}
 }

@@ -37,6 +37,10 @@ type terminal struct {
 
 func TestREADME(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), ".run")
+	for _, v := range []string{"MAKEFLAGS", "MFLAGS", "MAKELEVEL"} { // a person's shell has none of the make that runs the tests
+		t.Setenv(v, "")
+		_ = os.Unsetenv(v)
+	}
 	term := &terminal{env: append(os.Environ(),
 		"DEMO_FLAGS=--dir="+dir+" --bin="+harness.Bin(t),
 		"GATEWAY_PORT="+freePort(t),
@@ -62,6 +66,13 @@ func TestREADME(t *testing.T) {
 		session = append(session, "echo '$ "+strings.ReplaceAll(c, "'", `'\''`)+"'", c)
 	}
 	golden(t, "readme", term.shell(t, strings.Join(session, "\n")))
+	harness.Eventually(t, time.Minute, func() error {
+		out := term.shell(t, "eval \"$(make env)\"\nkubectl get fep\nkubectl get epp --no-headers")
+		if strings.Contains(out, "Updating") || !regexp.MustCompile(`demo +6 +6 `).MatchString(out) {
+			return fmt.Errorf("not all have applied their policy and are counted:\n%s", out)
+		}
+		return nil
+	})
 	golden(t, "fleet", term.shell(t, "eval \"$(make env)\"\nkubectl get fep\nkubectl get epp"))
 
 	t.Run("a second one is refused", func(t *testing.T) {
@@ -211,6 +222,9 @@ var masks = []struct {
 	with string
 }{
 	{regexp.MustCompile(`127\.0\.0\.1:\d+`), "127.0.0.1:PORT"},
+	{regexp.MustCompile(`/\S*/\.run\b`), ".run"},
+	{regexp.MustCompile(`(demo) +\d+ +\d+ +\d+ +(\d+ +True)`), "$1 N N N $2"},
+	{regexp.MustCompile(`\b\d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ`), "TIME"},
 	{regexp.MustCompile(`[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}`), "UUID"},
 	{regexp.MustCompile(`gw-[a-z0-9]{1,5}-[a-z0-9]{5}`), "GATEWAY"},
 	{regexp.MustCompile(`\d{4}-\d\d-\d\dT[0-9:.]+Z`), "TIME"},
@@ -228,11 +242,10 @@ func masked(t testing.TB, s string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s = strings.ReplaceAll(s, strings.ToLower(host), "HOST")
 	for _, m := range masks {
 		s = m.what.ReplaceAllString(s, m.with)
 	}
-	return s
+	return regexp.MustCompile(`\b`+regexp.QuoteMeta(strings.ToLower(host))+`\b`).ReplaceAllString(s, "HOST")
 }
 
 // golden compares what people see with a file.

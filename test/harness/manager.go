@@ -33,14 +33,29 @@ func scheme() *runtime.Scheme {
 // Client acts as one of Rollcall's service accounts, with the rights that are shipped. An empty name is the administrator.
 func (a *API) Client(t testing.TB, account string) client.Client {
 	t.Helper()
-	cfg := a.Admin
 	if account != "" {
-		var err error
-		if cfg, err = controlplane.ServiceAccountConfig(t.Context(), a.Admin, local.Namespace, account); err != nil {
-			t.Fatal(err)
-		}
-		cfg.QPS = -1
+		return a.client(t, local.Namespace, account)
 	}
+	c, err := client.New(a.Admin, client.Options{Scheme: scheme()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// PersonClient acts as somebody with a platform team's rights in a namespace.
+func (a *API) PersonClient(t testing.TB, namespace string) client.Client {
+	t.Helper()
+	return a.client(t, namespace, a.Person(t, namespace).Name)
+}
+
+func (a *API) client(t testing.TB, namespace, account string) client.Client {
+	t.Helper()
+	cfg, err := controlplane.ServiceAccountConfig(t.Context(), a.Admin, namespace, account)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.QPS = -1
 	c, err := client.New(cfg, client.Options{Scheme: scheme()})
 	if err != nil {
 		t.Fatal(err)
