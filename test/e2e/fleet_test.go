@@ -21,8 +21,11 @@ import (
 const (
 	fleetSize     = 50
 	fleetInterval = 2 * time.Second
-	fleetMissed   = 3
+	fleetMissed   = 5
 )
+
+// offlineAfter is the silence at which these endpoints are offline; every absence in this test is longer, and than any grace.
+var offlineAfter = liveness.OfflineAt(time.Time{}, fleetInterval, fleetMissed).Sub(time.Time{})
 
 // TestFleet runs fifty agents and breaks what can break around them. Nobody may look offline who is not, and who stops must.
 func TestFleet(t *testing.T) {
@@ -61,7 +64,7 @@ func TestFleet(t *testing.T) {
 	t.Run("kill -9 of the gateway shows nobody offline", func(t *testing.T) {
 		s.gateway.Kill()
 		// away for longer than an offline deadline, so that only knowing better keeps them online
-		wait(t.Context(), liveness.OfflineAt(time.Time{}, fleetInterval, fleetMissed).Sub(time.Time{})+4*time.Second, func() bool { return false })
+		wait(t.Context(), offlineAfter+4*time.Second, func() bool { return false })
 		s.startGateway(t)
 		beatsAgain(t, n)
 		w.nobodyOffline(t)
@@ -70,7 +73,7 @@ func TestFleet(t *testing.T) {
 		if err := s.api.ControlPlane.StopAPIServer(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		wait(t.Context(), 15*time.Second, func() bool { return false })
+		wait(t.Context(), offlineAfter+4*time.Second, func() bool { return false })
 		if err := s.api.ControlPlane.StartAPIServer(t.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -78,6 +81,7 @@ func TestFleet(t *testing.T) {
 		<-s.manager.Done()
 		s.startManager(t)
 		beatsAgain(t, n)
+		wait(t.Context(), offlineAfter, func() bool { return false }) // the deadlines of before pass under the new leader
 		w.nobodyOffline(t)
 	})
 	t.Run("who stops is offline at the computed deadline", func(t *testing.T) {
