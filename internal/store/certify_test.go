@@ -82,6 +82,25 @@ func (d desk) wait(name string) *certv1.CertificateSigningRequest {
 	return r
 }
 
+// waitServing returns the request for a serving certificate that nobody has answered.
+func (d desk) waitServing() (found *certv1.CertificateSigningRequest) {
+	d.t.Helper()
+	harness.Eventually(d.t, 5*time.Second, func() error {
+		all := &certv1.CertificateSigningRequestList{}
+		if err := d.manager.List(d.t.Context(), all); err != nil {
+			return err
+		}
+		for _, r := range all.Items {
+			if r.Spec.SignerName == csr.GatewaySigner && len(r.Status.Conditions) == 0 {
+				found = &r
+				return nil
+			}
+		}
+		return errors.New("nothing was asked for")
+	})
+	return found
+}
+
 func (d desk) issue(r *certv1.CertificateSigningRequest, key any) []byte {
 	d.t.Helper()
 	der, err := testCA().Issue(x509.Certificate{}, key, time.Now())
@@ -280,20 +299,8 @@ func TestServingCertificate(t *testing.T) {
 		cert, err := g.ServingCertificate(ctx, names)
 		answer <- served{cert, err}
 	}()
-	var r certv1.CertificateSigningRequest
-	harness.Eventually(t, 5*time.Second, func() error {
-		all := &certv1.CertificateSigningRequestList{}
-		if err := d.manager.List(t.Context(), all); err != nil {
-			return err
-		}
-		for _, r = range all.Items {
-			if r.Spec.SignerName == csr.GatewaySigner && len(r.Status.Certificate) == 0 {
-				return nil
-			}
-		}
-		return errors.New("nothing was asked for")
-	})
-	der, err := csr.Request(&r, certv1.UsageDigitalSignature, certv1.UsageServerAuth)
+	r := d.waitServing()
+	der, err := csr.Request(r, certv1.UsageDigitalSignature, certv1.UsageServerAuth)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -306,10 +313,10 @@ func TestServingCertificate(t *testing.T) {
 	}
 	issued, err := testCA().Issue(x509.Certificate{DNSNames: parsed.DNSNames, IPAddresses: parsed.IPAddresses}, parsed.PublicKey, time.Now())
 	if err == nil {
-		err = csr.Approve(t.Context(), d.manager, &r, "Test", "by the test")
+		err = csr.Approve(t.Context(), d.manager, r, "Test", "by the test")
 	}
 	if err == nil {
-		err = csr.Issue(t.Context(), d.manager, &r, issued)
+		err = csr.Issue(t.Context(), d.manager, r, issued)
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -328,7 +335,7 @@ func TestServingCertificate(t *testing.T) {
 	if k, ok := got.cert.PrivateKey.(*ecdsa.PrivateKey); !ok || !k.PublicKey.Equal(got.cert.Leaf.PublicKey) {
 		t.Error("key and certificate do not belong together")
 	}
-	d.remove(&r)
+	d.remove(r)
 }
 
 func TestServingCertificateIsDenied(t *testing.T) {
@@ -340,18 +347,10 @@ func TestServingCertificateIsDenied(t *testing.T) {
 		_, err := g.ServingCertificate(ctx, []string{"elsewhere.example.com"})
 		answer <- err
 	}()
-	harness.Eventually(t, 5*time.Second, func() error {
-		all := &certv1.CertificateSigningRequestList{}
-		if err := d.manager.List(t.Context(), all); err != nil {
-			return err
-		}
-		for _, r := range all.Items {
-			if r.Spec.SignerName == csr.GatewaySigner && len(r.Status.Certificate) == 0 {
-				return csr.Refuse(t.Context(), d.manager, &r, "NameNotAllowed", "add it to --gateway-names")
-			}
-		}
-		return errors.New("nothing was asked for")
-	})
+	r := d.waitServing()
+	if err := csr.Refuse(t.Context(), d.manager, r, "NameNotAllowed", "add it to --gateway-names"); err != nil {
+		t.Fatal(err)
+	}
 	var denied *Denied
 	if err := <-answer; !errors.As(err, &denied) || denied.Reason != "NameNotAllowed" {
 		t.Errorf("got %v", err)

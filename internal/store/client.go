@@ -13,7 +13,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/apimachinery/pkg/types"
-	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/transport"
 
@@ -24,11 +23,7 @@ import (
 // kind of Kubernetes along.
 type clients struct {
 	rollcall, core, certificates, coordination rest.Interface
-	wire                                       *http.Client
 }
-
-// close lets go of idle connections.
-func (c *clients) close() { utilnet.CloseIdleConnectionsFor(c.wire.Transport) }
 
 // Resources by their names in the API.
 const (
@@ -60,7 +55,7 @@ func newClients(cfg *rest.Config) (*clients, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make a client of the API server: %w", err)
 	}
-	c := &clients{wire: wire}
+	c := &clients{}
 	for to, group := range map[*rest.Interface]schema.GroupVersion{
 		&c.rollcall: v1alpha1.GroupVersion, &c.core: corev1.SchemeGroupVersion,
 		&c.certificates: certv1.SchemeGroupVersion, &c.coordination: coordinationv1.SchemeGroupVersion,

@@ -83,13 +83,16 @@ func (l *lines) String() string {
 	return l.text.String()
 }
 
+// sharedConnections are client-go's, which all clients of one API server in a process use.
+var sharedConnections = goleak.IgnoreAnyFunction("golang.org/x/net/http2.(*clientConnReadLoop).run")
+
 // fleet is a namespace of a real API server, the manager's account, and gateways' stores that run as theirs.
 type fleet struct {
 	t         *testing.T
 	api       *harness.API
 	manager   client.Client
 	namespace string
-	// restarts: this test restarts the API server, whose process and connections are not a store's to close.
+	// restarts: this test restarts the API server, whose process is not a store's to end.
 	restarts bool
 }
 
@@ -134,7 +137,7 @@ func (f *fleet) gateway(change ...func(*Config)) *gateway {
 		if err := <-done; err != nil {
 			f.t.Error(err)
 		}
-		if err := goleak.Find(before); err != nil && !f.restarts {
+		if err := goleak.Find(before, sharedConnections); err != nil && !f.restarts {
 			f.t.Errorf("a store that has ended leaves something behind: %v", err)
 		}
 		if f.t.Failed() {

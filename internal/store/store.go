@@ -116,7 +116,6 @@ func (s *Store) Run(ctx context.Context) error {
 	s.pacer.run(ctx, s.cfg.DrainTimeout)
 	cancel()
 	others.Wait()
-	s.clients.close()
 	return nil
 }
 
