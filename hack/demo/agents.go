@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/rollcall-dev/rollcall/hack/local"
@@ -29,10 +28,8 @@ func (d *demo) agents(ctx context.Context, n int) error {
 	if n < 1 || n > 10000 {
 		return fmt.Errorf("make agents N=%d: N is between 1 and 10000", n)
 	}
-	if pid, running := d.running(); !running {
+	if _, running := d.running(); !running {
 		return errors.New("nothing runs here: make run first, in another terminal")
-	} else if pid == 0 {
-		return errors.New("the demo is still starting: again once it says Ready")
 	}
 	existing, err := filepath.Glob(d.in("sim-*"))
 	if err != nil {
@@ -138,5 +135,5 @@ func identityOf(certificate string) (string, error) {
 		return "", fmt.Errorf("%s: %w", certificate, err)
 	}
 	_, id, err := identity.ParseURI(cert)
-	return strings.TrimSpace(id), err
+	return id, err
 }

@@ -129,7 +129,7 @@ func (d *demo) startCluster(ctx context.Context) (func() error, error) {
 			return "", err
 		}
 		stop = cp.Stop
-		d.admin, d.kubeconfig = cp.AdminConfig(), ""
+		d.admin = cp.AdminConfig()
 		return d.admin.Host, controlplane.WriteKubeconfig(d.adminKubeconfig(), "rollcall-admin", "default", d.admin)
 	})
 	return stop, err

@@ -113,6 +113,20 @@ func Violation(e Event, isPerson func(user string) bool) string {
 	}
 }
 
+// Judge reads a whole log: who wrote how often to our kinds, and each violation. The tests' people are service accounts named person.
+func Judge(path string) (writes map[string]int, violations []string, err error) {
+	writes = map[string]int{}
+	err = Read(path, func(e Event) {
+		if e.Wrote() && e.ObjectRef.APIGroup == "rollcall.dev" {
+			writes[e.By()]++
+		}
+		if v := Violation(e, func(user string) bool { return strings.HasSuffix(user, ":person") }); v != "" {
+			violations = append(violations, v)
+		}
+	})
+	return writes, violations, err
+}
+
 func describe(e Event, why string) string {
 	o := e.ObjectRef
 	return fmt.Sprintf("%s: %s %s %s/%s %s: %s", e.By(), e.Verb, o.Resource, o.Namespace, o.Name, o.Subresource, why)

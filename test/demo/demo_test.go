@@ -3,7 +3,6 @@
 package demo
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -119,13 +118,9 @@ func readmeCommands(t testing.TB) []string {
 		t.Fatal(err)
 	}
 	var commands []string
-	console := false
-	for r := bufio.NewScanner(bytes.NewReader(b)); r.Scan(); {
-		switch line := r.Text(); {
-		case strings.HasPrefix(line, "```"):
-			console = line == "```console"
-		case console && strings.HasPrefix(line, "$ "):
-			commands = append(commands, strings.TrimPrefix(line, "$ "))
+	for line := range strings.Lines(harness.ConsoleBlocks(b)) {
+		if command, ok := strings.CutPrefix(strings.TrimSpace(line), "$ "); ok {
+			commands = append(commands, command)
 		}
 	}
 	return commands

@@ -1,12 +1,9 @@
 package e2e
 
 import (
-	"bufio"
-	"bytes"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"testing"
 
 	"github.com/rollcall-dev/rollcall/test/harness"
@@ -46,7 +43,7 @@ func curl(t *testing.T, s *system) {
 		t.Fatal(err)
 	}
 	n := s.tenant(t, "curl")
-	cmd := exec.CommandContext(t.Context(), "sh", "-eu", "-c", consoleBlocks(doc))
+	cmd := exec.CommandContext(t.Context(), "sh", "-eu", "-c", harness.ConsoleBlocks(doc))
 	cmd.Dir = t.TempDir()
 	cmd.Env = append(os.Environ(), "GATEWAY=https://"+s.GatewayAddress, "TOKEN="+n.tokenText(t, "curl", "{expiresAfterHours: 0}"))
 	out, err := cmd.CombinedOutput()
@@ -57,19 +54,4 @@ func curl(t *testing.T, s *system) {
 	if got := len(n.endpoints(t)); got != 1 {
 		t.Errorf("%d endpoints enrolled with curl, want 1", got)
 	}
-}
-
-// consoleBlocks are a document's ```console blocks, one after another.
-func consoleBlocks(doc []byte) string {
-	var script strings.Builder
-	inside := false
-	for r := bufio.NewScanner(bytes.NewReader(doc)); r.Scan(); {
-		switch line := r.Text(); {
-		case strings.HasPrefix(line, "```"):
-			inside = line == "```console"
-		case inside:
-			script.WriteString(line + "\n")
-		}
-	}
-	return script.String()
 }

@@ -1,8 +1,10 @@
 package e2e
 
 import (
+	"context"
 	"crypto/ed25519"
 	"crypto/rand"
+	"crypto/x509"
 	"net/http"
 	"strings"
 	"sync"
@@ -158,11 +160,13 @@ func flood(t *testing.T, s *system) {
 	var wg sync.WaitGroup
 	for range 8 {
 		wg.Go(func() {
-			client := m.client()
-			client.Transport.(*http.Transport).DisableKeepAlives = false
+			client := m.keptClient()
 			defer client.CloseIdleConnections()
 			for range 1250 {
-				status := postOn(t, client, m.address, &agentv1.EnrollRequest{Enrollment: e})
+				status, _, err := m.tryOn(t.Context(), client, http.MethodPost, wire.PathEnroll, &agentv1.EnrollRequest{Enrollment: e}, nil)
+				if err != nil {
+					t.Error(err)
+				}
 				mu.Lock()
 				answers[status]++
 				mu.Unlock()
@@ -207,7 +211,7 @@ func replayedAndLost(t *testing.T, s *system) {
 	e := seal(t, token.Key(), envelope.Enrollment, m.enrollment(t, "replayed"))
 	for range 3 {
 		// hung up on before the answer can come
-		ctx, cancel := contextWithTimeout(t, 20*time.Millisecond)
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 		_, _, _ = m.try(ctx, http.MethodPost, wire.PathEnroll, &agentv1.EnrollRequest{Enrollment: e}, nil)
 		cancel()
 	}
@@ -293,4 +297,18 @@ func namedToken(t *testing.T, s *system) {
 	if _, p := machines[1].beat(t, heartbeat(strings.Repeat("b", 32), 1)); p != nil {
 		t.Errorf("the machine that enrolled last is refused: %v", p)
 	}
+}
+
+// nothingInSlot tells whether the certificate request of a machine's key has been cleared away.
+func nothingInSlot(t testing.TB, s *system, m *machine) error {
+	t.Helper()
+	spki, err := x509.MarshalPKIXPublicKey(m.key.Public())
+	if err != nil {
+		return err
+	}
+	slot := identity.AgentSlot(spki)
+	if out := s.api.Kubectl(t, "get", "csr", slot, "--ignore-not-found", "-o", "name"); out != "" {
+		return errNot{slot, "gone"}
+	}
+	return nil
 }

@@ -11,6 +11,7 @@ import (
 	"encoding/pem"
 	"fmt"
 	"math/big"
+	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -274,14 +275,20 @@ func (s *system) enrolled(t testing.TB, text, hostname string) *machine {
 // revokedOpen: a machine that is blocked is refused within seconds, also on the connection that it has open.
 func revokedOpen(t *testing.T, s *system, n *tenant, text string) {
 	m := s.enrolled(t, text, "revoked")
-	kept := m.client()
+	kept := m.keptClient()
 	defer kept.CloseIdleConnections()
 	hb := heartbeat(strings.Repeat("d", 32), 1)
-	keptBeat(t, kept, m, hb, 200)
+	keptBeat := func() (int, error) {
+		status, _, err := m.tryOn(t.Context(), kept, http.MethodPost, wire.PathHeartbeat, hb, nil)
+		return status, err
+	}
+	if status, err := keptBeat(); err != nil || status != http.StatusOK {
+		t.Fatalf("heartbeat: %d %v, want 200", status, err)
+	}
 	n.setLifecycle(t, "revoked", "Blocked")
 	since := time.Now()
 	harness.Eventually(t, 3*time.Second, func() error {
-		if status, _ := tryKeptBeat(t, kept, m, hb); status != 403 {
+		if status, _ := keptBeat(); status != http.StatusForbidden {
 			return errNot{fmt.Sprintf("status %d", status), "403"}
 		}
 		return nil

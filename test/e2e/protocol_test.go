@@ -167,7 +167,21 @@ func (m *machine) do(t testing.TB, method, path string, req, reply proto.Message
 	return status, body
 }
 
+// try sends one request on a connection of its own.
 func (m *machine) try(ctx context.Context, method, path string, req, reply proto.Message) (int, []byte, error) {
+	client := m.client()
+	defer client.CloseIdleConnections()
+	return m.tryOn(ctx, client, method, path, req, reply)
+}
+
+// keptClient keeps its connection from request to request; the caller closes it.
+func (m *machine) keptClient() *http.Client {
+	client := m.client()
+	client.Transport.(*http.Transport).DisableKeepAlives = false
+	return client
+}
+
+func (m *machine) tryOn(ctx context.Context, client *http.Client, method, path string, req, reply proto.Message) (int, []byte, error) {
 	var content []byte
 	if req != nil {
 		var err error
@@ -182,8 +196,6 @@ func (m *machine) try(ctx context.Context, method, path string, req, reply proto
 	r.Header.Set("Content-Type", "application/json")
 	r.Header.Set("Accept", "application/json")
 	r.Header.Set(wire.HeaderAgentVersion, "8.0.0")
-	client := m.client()
-	defer client.CloseIdleConnections()
 	resp, err := client.Do(r)
 	if err != nil {
 		return 0, nil, err
