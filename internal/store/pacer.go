@@ -32,8 +32,9 @@ const (
 	tellAfter = 3 * time.Second
 )
 
-// Pauses of the whole pacer while the API server fails or refuses load.
-var retryWriting = wait.Backoff{Duration: 100 * time.Millisecond, Cap: 10 * time.Second, Steps: math.MaxInt32, Factor: 2, Jitter: 0.5}
+// Pauses of the whole pacer while the API server fails or refuses load. They stay short: a Lease that is renewed again tells the manager that
+// endpoints can be heard again, and what was heard must be there before their silence counts.
+var retryWriting = wait.Backoff{Duration: 100 * time.Millisecond, Cap: 2 * time.Second, Steps: math.MaxInt32, Factor: 2, Jitter: 0.5}
 
 // pacer writes what is reported about endpoints: for each the newest state only, never two writes at a time, nothing that is there already,
 // and all together no faster than its bucket allows. It holds at most one entry for each endpoint.
