@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -134,33 +135,68 @@ func envelopeBounds(field string, maxPayload, signatures int) []bound {
 	}
 }
 
+var heartbeatBounds = join([]bound{
+	requiredMessage("agent"),
+	versionOf("agent.version"), textUpTo("agent.platform", 1, 256), hexOf("agent.instance_id", 32, false), numberOf("agent.epoch", 1, MaxNumber),
+	numberOf("agent.session_number", 0, MaxNumber), hexOf("agent.machine_id", 64, true), hexOf("agent.boot_id", 64, true),
+	hexOf("agent.journal_id", 32, true), timeOf("agent.journal_created_at", true),
+	timeOf("sent_at", true), numberOf("trust_version", 0, MaxNumber), timeOf("assignment_issued_at", true), idOf("policy_id", true),
+	numberOf("policy_revision", 0, MaxNumber),
+	idOf("state.isolation_action_uid", true), textUpTo("state.proxy_url", 0, 256), idOf("state.proxy_action_uid", true),
+	number32("state.quarantined_files", 0, math.MaxInt32), countOf("state.quarantine", 0, 10),
+	textUpTo("state.quarantine[0].path", 1, 256), hexOf("state.quarantine[0].sha256", 64, false), numberOf("state.quarantine[0].size", 0, MaxNumber),
+	textUpTo("state.quarantine[0].upload_id", 0, 256), textUpTo("state.quarantine[0].error", 0, 256),
+	idOf("state.quarantine[0].quarantine_id", false), timeOf("state.quarantine[0].quarantined_at", false),
+	spanOf("vitals.uptime", 0, math.MaxInt64),
+	{"vitals.load1", some(0.0, 1e6), some(-0.01, 1e6+1, math.NaN(), math.Inf(1)), "from 0 to 1000000"},
+	countOf("open_actions", 0, 64), idOf("open_actions[0].action_uid", false),
+	textUpTo("capabilities_tag", 0, 256), countOf("capabilities.names", 0, 32), textUpTo("capabilities.names[0]", 1, 64),
+	textUpTo("inventory_tag", 0, 256), textUpTo("inventory.hostname", 0, 253), textUpTo("inventory.os_name", 0, 256),
+	textUpTo("inventory.os_version", 0, 256), textUpTo("inventory.kernel", 0, 256), textUpTo("inventory.cpu_model", 0, 256),
+	number32("inventory.cpu_count", 0, 65536), countOf("inventory.interfaces", 0, 32), textUpTo("inventory.interfaces[0].name", 1, 256),
+	textUpTo("inventory.interfaces[0].mac", 0, 256), countOf("inventory.interfaces[0].addresses", 0, 16),
+	textUpTo("inventory.interfaces[0].addresses[0]", 1, 256), countOf("inventory.disks", 0, 16), textUpTo("inventory.disks[0].mount", 1, 256),
+	textUpTo("inventory.disks[0].filesystem", 0, 256), timeOf("inventory.boot_time", true), textUpTo("inventory.model", 0, 256),
+	textUpTo("inventory.arch", 0, 256),
+	spanOf("clock_skew", -MaxSkew, MaxSkew), spanOf("beacon_age", 0, MaxSkew), numberOf("rejected_orders", 0, MaxNumber),
+	textUpTo("last_rejection", 0, 64), numberOf("spooled_events", 0, MaxNumber), textUpTo("session_error", 0, 256),
+}, releaseBounds("content"), releaseBounds("agent_release"))
+
+// carriedBounds are those of the signed things that a gateway hands on.
+var carriedBounds = join([]bound{
+	{"beacon", some(unset{}), nil, ""},
+	{"beacon.payload_type", nil, some("", "application/vnd.rollcall.policy.v1+json"), "an envelope of type application/vnd.rollcall.beacon.v1+json"},
+	{"orders[0].payload_type", some(letters(1), letters(128)), some(letters(0), letters(129), "\n", "ä"), "an envelope within its bounds"},
+}, envelopeBounds("beacon", 32<<10, 4), envelopeBounds("orders[0]", 32<<10, 4))
+
+var replyBounds = join([]bound{
+	timeOf("server_time", true), countOf("orders", 0, 32),
+	countOf("send", 0, 8), countOf("features", 0, 32), textUpTo("features[0]", 1, 256), textUpTo("gateway", 0, 256),
+}, carriedBounds)
+
+// below are the bounds of a message that is in the field parent.
+func below(parent string, all []bound) []bound {
+	out := slices.Clone(all)
+	for i := range out {
+		out[i].field = parent + "." + out[i].field
+	}
+	return out
+}
+
 var bounds = map[string][]bound{
-	"Heartbeat": join([]bound{
-		requiredMessage("agent"),
-		versionOf("agent.version"), textUpTo("agent.platform", 1, 256), hexOf("agent.instance_id", 32, false), numberOf("agent.epoch", 1, MaxNumber),
-		numberOf("agent.session_number", 0, MaxNumber), hexOf("agent.machine_id", 64, true), hexOf("agent.boot_id", 64, true),
-		hexOf("agent.journal_id", 32, true), timeOf("agent.journal_created_at", true),
-		timeOf("sent_at", true), numberOf("trust_version", 0, MaxNumber), timeOf("assignment_issued_at", true), idOf("policy_id", true),
-		numberOf("policy_revision", 0, MaxNumber),
-		idOf("state.isolation_action_uid", true), textUpTo("state.proxy_url", 0, 256), idOf("state.proxy_action_uid", true),
-		number32("state.quarantined_files", 0, math.MaxInt32), countOf("state.quarantine", 0, 10),
-		textUpTo("state.quarantine[0].path", 1, 256), hexOf("state.quarantine[0].sha256", 64, false), numberOf("state.quarantine[0].size", 0, MaxNumber),
-		textUpTo("state.quarantine[0].upload_id", 0, 256), textUpTo("state.quarantine[0].error", 0, 256),
-		idOf("state.quarantine[0].quarantine_id", false), timeOf("state.quarantine[0].quarantined_at", false),
-		spanOf("vitals.uptime", 0, math.MaxInt64),
-		{"vitals.load1", some(0.0, 1e6), some(-0.01, 1e6+1, math.NaN(), math.Inf(1)), "from 0 to 1000000"},
-		countOf("open_actions", 0, 64), idOf("open_actions[0].action_uid", false),
-		textUpTo("capabilities_tag", 0, 256), countOf("capabilities.names", 0, 32), textUpTo("capabilities.names[0]", 1, 64),
-		textUpTo("inventory_tag", 0, 256), textUpTo("inventory.hostname", 0, 253), textUpTo("inventory.os_name", 0, 256),
-		textUpTo("inventory.os_version", 0, 256), textUpTo("inventory.kernel", 0, 256), textUpTo("inventory.cpu_model", 0, 256),
-		number32("inventory.cpu_count", 0, 65536), countOf("inventory.interfaces", 0, 32), textUpTo("inventory.interfaces[0].name", 1, 256),
-		textUpTo("inventory.interfaces[0].mac", 0, 256), countOf("inventory.interfaces[0].addresses", 0, 16),
-		textUpTo("inventory.interfaces[0].addresses[0]", 1, 256), countOf("inventory.disks", 0, 16), textUpTo("inventory.disks[0].mount", 1, 256),
-		textUpTo("inventory.disks[0].filesystem", 0, 256), timeOf("inventory.boot_time", true), textUpTo("inventory.model", 0, 256),
-		textUpTo("inventory.arch", 0, 256),
-		spanOf("clock_skew", -MaxSkew, MaxSkew), spanOf("beacon_age", 0, MaxSkew), numberOf("rejected_orders", 0, MaxNumber),
-		textUpTo("last_rejection", 0, 64), numberOf("spooled_events", 0, MaxNumber), textUpTo("session_error", 0, 256),
-	}, releaseBounds("content"), releaseBounds("agent_release")),
+	"Heartbeat":              heartbeatBounds,
+	"AgentMessage":           join([]bound{numberOf("id", 1, MaxNumber)}, below("heartbeat", heartbeatBounds)),
+	"AgentMessage of a ping": {numberOf("id", 1, MaxNumber)},
+	"ServerMessage":          join([]bound{numberOf("re", 0, MaxNumber)}, below("heartbeat_reply", replyBounds)),
+	"ServerMessage of orders": join([]bound{
+		timeOf("orders.server_time", true),
+		countOf("orders.orders", 1, 32),
+	}, below("orders", carriedBounds)),
+	"ServerMessage of a problem": {
+		numberOf("re", 0, MaxNumber), textUpTo("problem.type", 1, 256), textUpTo("problem.title", 0, 256), number32("problem.status", 0, 999),
+		textUpTo("problem.detail", 0, 1024), textUpTo("problem.instance", 0, 256), textUpTo("problem.minimum", 0, 64),
+		countOf("problem.supported", 0, 16), textUpTo("problem.supported[0]", 1, 256),
+	},
 	"EnrollRequest": join([]bound{
 		{"enrollment", nil, some(unset{}), "an envelope of type application/vnd.rollcall.enrollment.v1+json"},
 		{"enrollment.payload_type", nil, some("", "application/vnd.rollcall.renewal.v1+json"), "an envelope of type application/vnd.rollcall.enrollment.v1+json"},
@@ -186,15 +222,8 @@ var bounds = map[string][]bound{
 		bytesOf("agent_ca[0]", 2<<10), timeOf("reset_time_floor", true),
 	},
 	"CertificateReply": {bytesOf("certificate", 2<<10)},
-	"HeartbeatReply": join([]bound{
-		timeOf("server_time", true),
-		{"beacon", some(unset{}), nil, ""},
-		{"beacon.payload_type", nil, some("", "application/vnd.rollcall.policy.v1+json"), "an envelope of type application/vnd.rollcall.beacon.v1+json"},
-		countOf("orders", 0, 32),
-		{"orders[0].payload_type", some(letters(1), letters(128)), some(letters(0), letters(129), "\n", "ä"), "an envelope within its bounds"},
-		countOf("send", 0, 8), countOf("features", 0, 32), textUpTo("features[0]", 1, 256), textUpTo("gateway", 0, 256),
-	}, envelopeBounds("beacon", 32<<10, 4), envelopeBounds("orders[0]", 32<<10, 4)),
-	"Beacon": {idOf("fleet_id", false), timeOf("issued_at", false), numberOf("trust_version", 1, MaxNumber)},
+	"HeartbeatReply":   replyBounds,
+	"Beacon":           {idOf("fleet_id", false), timeOf("issued_at", false), numberOf("trust_version", 1, MaxNumber)},
 	"Assignment": {
 		idOf("fleet_id", false), idOf("identity_id", false), textUpTo("namespace", 1, 63), timeOf("issued_at", false), idOf("policy_id", true),
 	},
@@ -211,7 +240,8 @@ var bounds = map[string][]bound{
 
 // unbounded are the fields that any value of their type is good for.
 var unbounded = map[string]bool{
-	"Heartbeat.vitals.memory_total": true, "Heartbeat.vitals.memory_available": true, "Heartbeat.vitals.disk_total": true,
+	"ServerMessage of a problem.problem.retry_after": true,
+	"Heartbeat.vitals.memory_total":                  true, "Heartbeat.vitals.memory_available": true, "Heartbeat.vitals.disk_total": true,
 	"Heartbeat.vitals.disk_free": true, "Heartbeat.inventory.memory_total": true, "Heartbeat.inventory.disks[0].total": true,
 	"Heartbeat.inventory.disks[0].free": true, "Policy.download_bytes_per_second": true,
 }
@@ -256,7 +286,7 @@ func TestEveryFieldHasItsBound(t *testing.T) {
 			known[b.field] = true
 		}
 		for _, field := range fieldsOf(k.full().ProtoReflect(), "") {
-			if !known[field] && !unbounded[k.name+"."+field] {
+			if inHeartbeat := strings.Replace(k.name+"."+field, "AgentMessage.heartbeat.", "Heartbeat.", 1); !known[field] && !unbounded[inHeartbeat] {
 				t.Errorf("%s.%s has no row in the table of bounds", k.name, field)
 			}
 		}
@@ -307,7 +337,14 @@ func TestBoundsOfWholes(t *testing.T) {
 	if err := CheckHeartbeatReply(r); err != nil {
 		t.Errorf("orders of 768 KiB: %v", err)
 	}
+	pushed := &agentv1.ServerMessage{Body: &agentv1.ServerMessage_Orders{Orders: &agentv1.Orders{Orders: r.Orders}}}
+	if err := CheckServerMessage(pushed); err != nil {
+		t.Errorf("orders of 768 KiB, pushed: %v", err)
+	}
 	r.Orders[0].Payload = append(r.Orders[0].Payload, 0)
+	if err := CheckServerMessage(pushed); err == nil || err.Error() != "orders.orders must be at most 786432 bytes together" {
+		t.Errorf("orders of one byte more, pushed: %v", err)
+	}
 	if err := CheckHeartbeatReply(r); err == nil || err.Error() != "orders must be at most 786432 bytes together" {
 		t.Errorf("orders of one byte more: %v", err)
 	}
@@ -324,7 +361,8 @@ func TestErrorsNameFieldAndBound(t *testing.T) {
 
 func TestGoodHeartbeatCostsNoAllocation(t *testing.T) {
 	h := fullHeartbeat()
-	if n := testing.AllocsPerRun(100, func() { _ = CheckHeartbeat(h) }); n != 0 {
+	m := &agentv1.AgentMessage{Id: 1, Body: &agentv1.AgentMessage_Heartbeat{Heartbeat: h}}
+	if n := testing.AllocsPerRun(100, func() { _, _ = CheckHeartbeat(h), CheckAgentMessage(m) }); n != 0 {
 		t.Errorf("%v allocations for a good heartbeat", n)
 	}
 }

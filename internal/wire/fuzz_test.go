@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"testing"
+	"time"
 	"unicode"
 	"unicode/utf8"
 
@@ -19,7 +21,11 @@ func FuzzEnrollRequest(f *testing.F)  { fuzzMessage(f, "EnrollRequest") }
 func FuzzRenewRequest(f *testing.F)   { fuzzMessage(f, "RenewRequest") }
 func FuzzTrustReply(f *testing.F)     { fuzzMessage(f, "TrustReply") }
 func FuzzHeartbeatReply(f *testing.F) { fuzzMessage(f, "HeartbeatReply") }
-func FuzzCertificate(f *testing.F)    { fuzzMessage(f, "CertificateReply") }
+func FuzzAgentMessage(f *testing.F)   { fuzzMessage(f, "AgentMessage") }
+func FuzzServerMessage(f *testing.F) {
+	fuzzMessage(f, "ServerMessage", "ServerMessage of orders", "ServerMessage of a problem")
+}
+func FuzzCertificate(f *testing.F) { fuzzMessage(f, "CertificateReply") }
 
 // The payloads of envelopes are JSON only, but what holds for both encodings holds for one.
 
@@ -32,22 +38,22 @@ func FuzzPolicyPayload(f *testing.F)     { fuzzMessage(f, "Policy") }
 
 // fuzzMessage checks for one kind of message, in both encodings, that whatever is accepted is within bounds and survives being encoded
 // again.
-func fuzzMessage(f *testing.F, name string) {
-	var k checked
-	for _, one := range kinds {
-		if one.name == name {
-			k = one
+func fuzzMessage(f *testing.F, names ...string) {
+	for _, k := range kinds {
+		if !slices.Contains(names, k.name) {
+			continue
+		}
+		for _, codec := range []Codec{Protobuf, JSON} {
+			b, err := codec.Marshal(k.full())
+			if err != nil {
+				f.Fatal(err)
+			}
+			f.Add(codec == JSON, b)
+			f.Add(codec == JSON, b[:len(b)/2])
+			f.Add(codec == JSON, []byte{})
 		}
 	}
-	for _, codec := range []Codec{Protobuf, JSON} {
-		b, err := codec.Marshal(k.full())
-		if err != nil {
-			f.Fatal(err)
-		}
-		f.Add(codec == JSON, b)
-		f.Add(codec == JSON, b[:len(b)/2])
-		f.Add(codec == JSON, []byte{})
-	}
+	k := kinds[slices.IndexFunc(kinds, func(k checked) bool { return k.name == names[0] })]
 	f.Add(true, []byte(`{"later":[{},null,"x"],"agent":null}`))
 	f.Fuzz(func(t *testing.T, isJSON bool, body []byte) {
 		codec := Protobuf
@@ -101,7 +107,11 @@ func withinBounds(t *testing.T, m protoreflect.Message) {
 		for _, v := range values {
 			switch fd.Kind() {
 			case protoreflect.StringKind:
-				if s := v.String(); len(s) > 256 || !plain(s) {
+				limit := 256
+				if fd.FullName() == "rollcall.agent.v1.Problem.detail" {
+					limit = 1 << 10
+				}
+				if s := v.String(); len(s) > limit || !plain(s) {
 					t.Fatalf("%s is %q", fd.FullName(), s)
 				}
 			case protoreflect.BytesKind:
@@ -194,6 +204,25 @@ func FuzzCutText(f *testing.F) {
 		}
 		if plain(s) && len(s) <= limit && got != s {
 			t.Fatalf("%q became %q for no reason", s, got)
+		}
+	})
+}
+
+func FuzzParseClose(f *testing.F) {
+	for name := range problems {
+		code, reason := (&Problem{Name: name, RetryAfter: 1500 * time.Millisecond}).Close()
+		f.Add(uint16(code), reason)
+	}
+	f.Add(uint16(0), "throttled; retry=-1")
+	f.Add(uint16(4999), "\xff\x00; retry=99999999999999999999")
+	f.Fuzz(func(t *testing.T, code uint16, reason string) {
+		p := ParseClose(CloseCode(code), reason)
+		if problems[p.Name].title == "" || p.RetryAfter < 0 || p.RetryAfter > 24*time.Hour || len(p.Detail) > MaxCloseReason || !plain(p.Error()) {
+			t.Fatalf("%d %q is read as %+v", code, reason, p)
+		}
+		again, text := p.Close()
+		if back := ParseClose(again, text); len(text) > MaxCloseReason || back.Name != p.Name || back.RetryAfter != p.RetryAfter {
+			t.Fatalf("%+v is written as %d %q and read as %+v", p, again, text, back)
 		}
 	})
 }

@@ -28,7 +28,9 @@ const (
 )
 
 // CheckHeartbeat tells whether m keeps to its bounds. The error is a *BoundError. A good heartbeat costs no allocation.
-func CheckHeartbeat(m *agentv1.Heartbeat) error {
+func CheckHeartbeat(m *agentv1.Heartbeat) error { return heartbeat(m).err() }
+
+func heartbeat(m *agentv1.Heartbeat) *BoundError {
 	return first(
 		required("agent", m.GetAgent() != nil),
 		agentInfo(m.GetAgent()).in("agent"),
@@ -52,7 +54,7 @@ func CheckHeartbeat(m *agentv1.Heartbeat) error {
 		text("last_rejection", m.GetLastRejection(), 0, MaxReason),
 		number("spooled_events", m.GetSpooledEvents(), 0, MaxNumber),
 		text("session_error", m.GetSessionError(), 0, MaxText),
-	).err()
+	)
 }
 
 func agentInfo(m *agentv1.AgentInfo) *BoundError {

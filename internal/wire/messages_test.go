@@ -64,6 +64,13 @@ func fullHeartbeat() *agentv1.Heartbeat {
 	}
 }
 
+func fullReply() *agentv1.HeartbeatReply {
+	return &agentv1.HeartbeatReply{
+		ServerTime: at(), Beacon: sealed(envelope.Beacon), Orders: []*agentv1.Envelope{sealed(envelope.Policy)}, More: true,
+		Send: []agentv1.Section{agentv1.Section_SECTION_INVENTORY}, Features: []string{"f"}, Gateway: "gw-1",
+	}
+}
+
 // checked is a kind of message with its check and one that has every field set to something good.
 type checked struct {
 	name  string
@@ -83,6 +90,12 @@ func kind[M Message](full func() M, check func(M) error) checked {
 			return check(one)
 		},
 	}
+}
+
+// as names the kind in the tables, where a message has more than one.
+func (k checked) as(name string) checked {
+	k.name = name
+	return k
 }
 
 // kinds are all messages that have bounds.
@@ -111,12 +124,27 @@ var kinds = []checked{
 		}
 	}, CheckTrustBundle),
 	kind(func() *agentv1.CertificateReply { return &agentv1.CertificateReply{Certificate: []byte{1}} }, CheckCertificateReply),
-	kind(func() *agentv1.HeartbeatReply {
-		return &agentv1.HeartbeatReply{
-			ServerTime: at(), Beacon: sealed(envelope.Beacon), Orders: []*agentv1.Envelope{sealed(envelope.Policy)}, More: true,
-			Send: []agentv1.Section{agentv1.Section_SECTION_INVENTORY}, Features: []string{"f"}, Gateway: "gw-1",
-		}
-	}, CheckHeartbeatReply),
+	kind(fullReply, CheckHeartbeatReply),
+	kind(func() *agentv1.AgentMessage {
+		return &agentv1.AgentMessage{Id: 7, Body: &agentv1.AgentMessage_Heartbeat{Heartbeat: fullHeartbeat()}}
+	}, CheckAgentMessage),
+	kind(func() *agentv1.AgentMessage {
+		return &agentv1.AgentMessage{Id: 7, Body: &agentv1.AgentMessage_Ping{Ping: &agentv1.Ping{}}}
+	}, CheckAgentMessage).as("AgentMessage of a ping"),
+	kind(func() *agentv1.ServerMessage {
+		return &agentv1.ServerMessage{Re: 7, Body: &agentv1.ServerMessage_HeartbeatReply{HeartbeatReply: fullReply()}}
+	}, CheckServerMessage),
+	kind(func() *agentv1.ServerMessage {
+		return &agentv1.ServerMessage{Body: &agentv1.ServerMessage_Orders{Orders: &agentv1.Orders{
+			Orders: []*agentv1.Envelope{sealed(envelope.Policy)}, Beacon: sealed(envelope.Beacon), ServerTime: at(),
+		}}}
+	}, CheckServerMessage).as("ServerMessage of orders"),
+	kind(func() *agentv1.ServerMessage {
+		return &agentv1.ServerMessage{Re: 7, Body: &agentv1.ServerMessage_Problem{Problem: &agentv1.Problem{
+			Type: problemBase + "malformed", Title: "The request is malformed", Status: 400, Detail: "Do this.", Instance: "i", RetryAfter: 5,
+			Minimum: "6.1", Supported: []string{"a"},
+		}}}
+	}, CheckServerMessage).as("ServerMessage of a problem"),
 	kind(func() *agentv1.Beacon {
 		return &agentv1.Beacon{FleetId: someUUID, IssuedAt: at(), TrustVersion: 1}
 	}, CheckBeacon),

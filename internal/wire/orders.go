@@ -32,28 +32,39 @@ const (
 
 // CheckHeartbeatReply tells whether m keeps to its bounds. Nothing is verified, and orders of unknown types are let through: the agent
 // ignores them.
-func CheckHeartbeatReply(m *agentv1.HeartbeatReply) error {
+func CheckHeartbeatReply(m *agentv1.HeartbeatReply) error { return heartbeatReply(m).err() }
+
+func heartbeatReply(m *agentv1.HeartbeatReply) *BoundError {
+	return first(
+		moment("server_time", m.GetServerTime(), true),
+		newestBeacon(m.GetBeacon()),
+		orders(m.GetOrders(), 0),
+		each("send", m.GetSend(), 0, MaxSections, func(agentv1.Section) *BoundError { return nil }),
+		each("features", m.GetFeatures(), 0, MaxFeatures, func(s string) *BoundError { return text("", s, 1, MaxText) }),
+		text("gateway", m.GetGateway(), 0, MaxText),
+	)
+}
+
+// newestBeacon is an envelope of its type, or unset.
+func newestBeacon(e *agentv1.Envelope) *BoundError {
+	if e == nil {
+		return nil
+	}
+	return signed("beacon", e, envelope.Beacon)
+}
+
+// orders are lo to MaxOrders, of whatever types.
+func orders(all []*agentv1.Envelope, lo int) *BoundError {
 	total := 0
-	for _, e := range m.GetOrders() {
+	for _, e := range all {
 		total += e.SizeVT()
 	}
 	if total > MaxOrdersBytes {
 		return &BoundError{"orders", fmt.Sprintf("at most %d bytes together", MaxOrdersBytes)}
 	}
-	var beacon *BoundError
-	if m.GetBeacon() != nil {
-		beacon = signed("beacon", m.GetBeacon(), envelope.Beacon)
-	}
-	return first(
-		moment("server_time", m.GetServerTime(), true),
-		beacon,
-		each("orders", m.GetOrders(), 0, MaxOrders, func(e *agentv1.Envelope) *BoundError {
-			return signed("", e, envelope.Type(e.GetPayloadType()))
-		}),
-		each("send", m.GetSend(), 0, MaxSections, func(agentv1.Section) *BoundError { return nil }),
-		each("features", m.GetFeatures(), 0, MaxFeatures, func(s string) *BoundError { return text("", s, 1, MaxText) }),
-		text("gateway", m.GetGateway(), 0, MaxText),
-	).err()
+	return each("orders", all, lo, MaxOrders, func(e *agentv1.Envelope) *BoundError {
+		return signed("", e, envelope.Type(e.GetPayloadType()))
+	})
 }
 
 // CheckBeacon tells whether the payload of a beacon keeps to its bounds.

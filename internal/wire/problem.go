@@ -33,7 +33,9 @@ const (
 	CSRInvalid                 Name = "csr-invalid"
 	Malformed                  Name = "malformed"
 	TLSEMSRequired             Name = "tls-ems-required"
+	AgentVersionUnsupported    Name = "agent-version-unsupported"
 	ProtocolVersionUnsupported Name = "protocol-version-unsupported"
+	SubprotocolUnsupported     Name = "subprotocol-unsupported"
 	NotFound                   Name = "not-found"
 	MethodNotAllowed           Name = "method-not-allowed"
 	MessageTimeout             Name = "message-timeout"
@@ -71,6 +73,8 @@ var problems = map[Name]struct {
 	CSRInvalid:                 {http.StatusBadRequest, "The certificate request is not acceptable"},
 	Malformed:                  {http.StatusBadRequest, "The request is malformed"},
 	TLSEMSRequired:             {http.StatusForbidden, "TLS must use the extended master secret"},
+	AgentVersionUnsupported:    {http.StatusForbidden, "This version of the agent is not served here"},
+	SubprotocolUnsupported:     {http.StatusBadRequest, "None of the subprotocols offered is served"},
 	ProtocolVersionUnsupported: {http.StatusGone, "This version of the protocol is not served"},
 	NotFound:                   {http.StatusNotFound, "There is no such route"},
 	MethodNotAllowed:           {http.StatusMethodNotAllowed, "The route does not have this method"},

@@ -20,9 +20,20 @@ const (
 // answered, say): then the status is all there is. A name that this version does not know is kept, and Status is the one received.
 func ParseProblem(status int, contentType string, body []byte) (*Problem, bool) {
 	m := &agentv1.Problem{}
-	parsed := isProblemType(contentType) && len(body) <= MaxProblemBytes && JSON.Unmarshal(body, m) == nil
+	if !isProblemType(contentType) || len(body) > MaxProblemBytes || JSON.Unmarshal(body, m) != nil {
+		return nil, false
+	}
+	p, ok := ProblemOf(m)
+	if ok {
+		p.status = status
+	}
+	return p, ok
+}
+
+// ProblemOf reads a problem that came as a message, on a session. It is false when its type is none of this protocol.
+func ProblemOf(m *agentv1.Problem) (*Problem, bool) {
 	name, ours := strings.CutPrefix(m.GetType(), problemBase)
-	if !parsed || !ours || !isProblemName(name) {
+	if !ours || !isProblemName(name) {
 		return nil, false
 	}
 	p := &Problem{
@@ -31,7 +42,7 @@ func ParseProblem(status int, contentType string, body []byte) (*Problem, bool) 
 		Instance:   CutText(m.GetInstance(), MaxText),
 		Minimum:    CutText(m.GetMinimum(), MaxVersion),
 		RetryAfter: min(time.Duration(m.GetRetryAfter())*time.Second, maxRetryAfter),
-		status:     status,
+		status:     int(min(m.GetStatus(), 999)),
 	}
 	for i, s := range m.GetSupported() {
 		if i == maxSupported {

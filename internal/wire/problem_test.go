@@ -18,7 +18,7 @@ var names = map[Name]int{
 	"certificate-required": 401, "certificate-unknown": 401, "certificate-not-yet-valid": 401, "certificate-expired": 401,
 	"certificate-superseded": 401, "endpoint-suspended": 403, "endpoint-blocked": 403, "endpoint-decommissioned": 403, "endpoint-unknown": 410,
 	"identity-conflict": 409, "session-replaced": 409, "token-unknown": 403, "token-expired": 403, "token-exhausted": 403, "proof-invalid": 403, "enrollment-denied": 403,
-	"csr-invalid": 400, "malformed": 400, "tls-ems-required": 403, "protocol-version-unsupported": 410, "not-found": 404,
+	"csr-invalid": 400, "malformed": 400, "tls-ems-required": 403, "protocol-version-unsupported": 410, "agent-version-unsupported": 403, "subprotocol-unsupported": 400, "not-found": 404,
 	"method-not-allowed": 405, "message-timeout": 408, "length-required": 411, "media-type-unsupported": 415, "payload-too-large": 413,
 	"throttled": 429, "internal": 500, "overloaded": 503, "draining": 503, "not-ready": 503,
 }

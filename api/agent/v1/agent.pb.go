@@ -2530,6 +2530,370 @@ func (x *HeartbeatReply) GetGateway() string {
 	return ""
 }
 
+// AgentMessage is one message of an agent on a websocket, GET /agent/v1/session. At most 256 KiB.
+type AgentMessage struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// id counts the messages of a session: 1, 2, 3 and so on. Required, from 1; the answer has it in re.
+	Id uint64 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	// body. A message without one, or with one that the receiver does not know, is ignored.
+	//
+	// Types that are valid to be assigned to Body:
+	//
+	//	*AgentMessage_Heartbeat
+	//	*AgentMessage_Ping
+	Body          isAgentMessage_Body `protobuf_oneof:"body"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AgentMessage) Reset() {
+	*x = AgentMessage{}
+	mi := &file_api_agent_v1_agent_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AgentMessage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AgentMessage) ProtoMessage() {}
+
+func (x *AgentMessage) ProtoReflect() protoreflect.Message {
+	mi := &file_api_agent_v1_agent_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AgentMessage.ProtoReflect.Descriptor instead.
+func (*AgentMessage) Descriptor() ([]byte, []int) {
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *AgentMessage) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *AgentMessage) GetBody() isAgentMessage_Body {
+	if x != nil {
+		return x.Body
+	}
+	return nil
+}
+
+func (x *AgentMessage) GetHeartbeat() *Heartbeat {
+	if x != nil {
+		if x, ok := x.Body.(*AgentMessage_Heartbeat); ok {
+			return x.Heartbeat
+		}
+	}
+	return nil
+}
+
+func (x *AgentMessage) GetPing() *Ping {
+	if x != nil {
+		if x, ok := x.Body.(*AgentMessage_Ping); ok {
+			return x.Ping
+		}
+	}
+	return nil
+}
+
+type isAgentMessage_Body interface {
+	isAgentMessage_Body()
+}
+
+type AgentMessage_Heartbeat struct {
+	// heartbeat is the first message, within 10 s, and then what would have been sent over HTTPS. Answered by heartbeat_reply.
+	Heartbeat *Heartbeat `protobuf:"bytes,2,opt,name=heartbeat,proto3,oneof"`
+}
+
+type AgentMessage_Ping struct {
+	// ping is sent when nothing else was for the policy's ping_interval. Answered by pong.
+	Ping *Ping `protobuf:"bytes,6,opt,name=ping,proto3,oneof"`
+}
+
+func (*AgentMessage_Heartbeat) isAgentMessage_Body() {}
+
+func (*AgentMessage_Ping) isAgentMessage_Body() {}
+
+// ServerMessage is one message of a gateway on a websocket. At most 1 MiB.
+type ServerMessage struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// re is the id of the message that this answers; 0 if it answers none.
+	Re uint64 `protobuf:"varint,1,opt,name=re,proto3" json:"re,omitempty"`
+	// body. A message without one, or with one that the receiver does not know, is ignored.
+	//
+	// Types that are valid to be assigned to Body:
+	//
+	//	*ServerMessage_HeartbeatReply
+	//	*ServerMessage_Orders
+	//	*ServerMessage_Problem
+	//	*ServerMessage_Pong
+	Body          isServerMessage_Body `protobuf_oneof:"body"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ServerMessage) Reset() {
+	*x = ServerMessage{}
+	mi := &file_api_agent_v1_agent_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ServerMessage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ServerMessage) ProtoMessage() {}
+
+func (x *ServerMessage) ProtoReflect() protoreflect.Message {
+	mi := &file_api_agent_v1_agent_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ServerMessage.ProtoReflect.Descriptor instead.
+func (*ServerMessage) Descriptor() ([]byte, []int) {
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *ServerMessage) GetRe() uint64 {
+	if x != nil {
+		return x.Re
+	}
+	return 0
+}
+
+func (x *ServerMessage) GetBody() isServerMessage_Body {
+	if x != nil {
+		return x.Body
+	}
+	return nil
+}
+
+func (x *ServerMessage) GetHeartbeatReply() *HeartbeatReply {
+	if x != nil {
+		if x, ok := x.Body.(*ServerMessage_HeartbeatReply); ok {
+			return x.HeartbeatReply
+		}
+	}
+	return nil
+}
+
+func (x *ServerMessage) GetOrders() *Orders {
+	if x != nil {
+		if x, ok := x.Body.(*ServerMessage_Orders); ok {
+			return x.Orders
+		}
+	}
+	return nil
+}
+
+func (x *ServerMessage) GetProblem() *Problem {
+	if x != nil {
+		if x, ok := x.Body.(*ServerMessage_Problem); ok {
+			return x.Problem
+		}
+	}
+	return nil
+}
+
+func (x *ServerMessage) GetPong() *Pong {
+	if x != nil {
+		if x, ok := x.Body.(*ServerMessage_Pong); ok {
+			return x.Pong
+		}
+	}
+	return nil
+}
+
+type isServerMessage_Body interface {
+	isServerMessage_Body()
+}
+
+type ServerMessage_HeartbeatReply struct {
+	// heartbeat_reply answers a heartbeat.
+	HeartbeatReply *HeartbeatReply `protobuf:"bytes,2,opt,name=heartbeat_reply,json=heartbeatReply,proto3,oneof"`
+}
+
+type ServerMessage_Orders struct {
+	// orders come as soon as there are any.
+	Orders *Orders `protobuf:"bytes,3,opt,name=orders,proto3,oneof"`
+}
+
+type ServerMessage_Problem struct {
+	// problem says why a message was refused. The session goes on; what ends it has a close code.
+	Problem *Problem `protobuf:"bytes,5,opt,name=problem,proto3,oneof"`
+}
+
+type ServerMessage_Pong struct {
+	// pong answers a ping.
+	Pong *Pong `protobuf:"bytes,6,opt,name=pong,proto3,oneof"`
+}
+
+func (*ServerMessage_HeartbeatReply) isServerMessage_Body() {}
+
+func (*ServerMessage_Orders) isServerMessage_Body() {}
+
+func (*ServerMessage_Problem) isServerMessage_Body() {}
+
+func (*ServerMessage_Pong) isServerMessage_Body() {}
+
+// Orders that an agent lacks, sent on a session without being asked for. Obeyed as those of a HeartbeatReply are.
+type Orders struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// orders: 1 to 32, together at most 768 KiB.
+	Orders []*Envelope `protobuf:"bytes,1,rep,name=orders,proto3" json:"orders,omitempty"`
+	// beacon is the newest, an envelope of the type beacon.
+	Beacon *Envelope `protobuf:"bytes,2,opt,name=beacon,proto3" json:"beacon,omitempty"`
+	// server_time is a hint, bounded by the signed time.
+	ServerTime    *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=server_time,json=serverTime,proto3" json:"server_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Orders) Reset() {
+	*x = Orders{}
+	mi := &file_api_agent_v1_agent_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Orders) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Orders) ProtoMessage() {}
+
+func (x *Orders) ProtoReflect() protoreflect.Message {
+	mi := &file_api_agent_v1_agent_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Orders.ProtoReflect.Descriptor instead.
+func (*Orders) Descriptor() ([]byte, []int) {
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *Orders) GetOrders() []*Envelope {
+	if x != nil {
+		return x.Orders
+	}
+	return nil
+}
+
+func (x *Orders) GetBeacon() *Envelope {
+	if x != nil {
+		return x.Beacon
+	}
+	return nil
+}
+
+func (x *Orders) GetServerTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ServerTime
+	}
+	return nil
+}
+
+// Ping asks for a sign of life. Empty.
+type Ping struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Ping) Reset() {
+	*x = Ping{}
+	mi := &file_api_agent_v1_agent_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Ping) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Ping) ProtoMessage() {}
+
+func (x *Ping) ProtoReflect() protoreflect.Message {
+	mi := &file_api_agent_v1_agent_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Ping.ProtoReflect.Descriptor instead.
+func (*Ping) Descriptor() ([]byte, []int) {
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{29}
+}
+
+// Pong is one. Empty.
+type Pong struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Pong) Reset() {
+	*x = Pong{}
+	mi := &file_api_agent_v1_agent_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Pong) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Pong) ProtoMessage() {}
+
+func (x *Pong) ProtoReflect() protoreflect.Message {
+	mi := &file_api_agent_v1_agent_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Pong.ProtoReflect.Descriptor instead.
+func (*Pong) Descriptor() ([]byte, []int) {
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{30}
+}
+
 // Problem is why a request was refused: a problem document of RFC 9457, always in JSON. At most 16 KiB.
 type Problem struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2555,7 +2919,7 @@ type Problem struct {
 
 func (x *Problem) Reset() {
 	*x = Problem{}
-	mi := &file_api_agent_v1_agent_proto_msgTypes[26]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2567,7 +2931,7 @@ func (x *Problem) String() string {
 func (*Problem) ProtoMessage() {}
 
 func (x *Problem) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agent_v1_agent_proto_msgTypes[26]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2580,7 +2944,7 @@ func (x *Problem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Problem.ProtoReflect.Descriptor instead.
 func (*Problem) Descriptor() ([]byte, []int) {
-	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{26}
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Problem) GetType() string {
@@ -2843,7 +3207,26 @@ const file_api_agent_v1_agent_proto_rawDesc = "" +
 	"\x04more\x18\x04 \x01(\bR\x04more\x12.\n" +
 	"\x04send\x18\x05 \x03(\x0e2\x1a.rollcall.agent.v1.SectionR\x04send\x12\x1a\n" +
 	"\bfeatures\x18\x06 \x03(\tR\bfeatures\x12\x18\n" +
-	"\agateway\x18\a \x01(\tR\agateway\"\xd8\x01\n" +
+	"\agateway\x18\a \x01(\tR\agateway\"\x93\x01\n" +
+	"\fAgentMessage\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12<\n" +
+	"\theartbeat\x18\x02 \x01(\v2\x1c.rollcall.agent.v1.HeartbeatH\x00R\theartbeat\x12-\n" +
+	"\x04ping\x18\x06 \x01(\v2\x17.rollcall.agent.v1.PingH\x00R\x04pingB\x06\n" +
+	"\x04body\"\x91\x02\n" +
+	"\rServerMessage\x12\x0e\n" +
+	"\x02re\x18\x01 \x01(\x04R\x02re\x12L\n" +
+	"\x0fheartbeat_reply\x18\x02 \x01(\v2!.rollcall.agent.v1.HeartbeatReplyH\x00R\x0eheartbeatReply\x123\n" +
+	"\x06orders\x18\x03 \x01(\v2\x19.rollcall.agent.v1.OrdersH\x00R\x06orders\x126\n" +
+	"\aproblem\x18\x05 \x01(\v2\x1a.rollcall.agent.v1.ProblemH\x00R\aproblem\x12-\n" +
+	"\x04pong\x18\x06 \x01(\v2\x17.rollcall.agent.v1.PongH\x00R\x04pongB\x06\n" +
+	"\x04body\"\xaf\x01\n" +
+	"\x06Orders\x123\n" +
+	"\x06orders\x18\x01 \x03(\v2\x1b.rollcall.agent.v1.EnvelopeR\x06orders\x123\n" +
+	"\x06beacon\x18\x02 \x01(\v2\x1b.rollcall.agent.v1.EnvelopeR\x06beacon\x12;\n" +
+	"\vserver_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"serverTime\"\x06\n" +
+	"\x04Ping\"\x06\n" +
+	"\x04Pong\"\xd8\x01\n" +
 	"\aProblem\x12\x12\n" +
 	"\x04type\x18\x01 \x01(\tR\x04type\x12\x14\n" +
 	"\x05title\x18\x02 \x01(\tR\x05title\x12\x16\n" +
@@ -2890,7 +3273,7 @@ func file_api_agent_v1_agent_proto_rawDescGZIP() []byte {
 }
 
 var file_api_agent_v1_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_api_agent_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
+var file_api_agent_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
 var file_api_agent_v1_agent_proto_goTypes = []any{
 	(KeyUse)(0),                   // 0: rollcall.agent.v1.KeyUse
 	(ReleasePhase)(0),             // 1: rollcall.agent.v1.ReleasePhase
@@ -2922,31 +3305,36 @@ var file_api_agent_v1_agent_proto_goTypes = []any{
 	(*NetworkInterface)(nil),      // 27: rollcall.agent.v1.NetworkInterface
 	(*Disk)(nil),                  // 28: rollcall.agent.v1.Disk
 	(*HeartbeatReply)(nil),        // 29: rollcall.agent.v1.HeartbeatReply
-	(*Problem)(nil),               // 30: rollcall.agent.v1.Problem
-	(*timestamppb.Timestamp)(nil), // 31: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 32: google.protobuf.Duration
+	(*AgentMessage)(nil),          // 30: rollcall.agent.v1.AgentMessage
+	(*ServerMessage)(nil),         // 31: rollcall.agent.v1.ServerMessage
+	(*Orders)(nil),                // 32: rollcall.agent.v1.Orders
+	(*Ping)(nil),                  // 33: rollcall.agent.v1.Ping
+	(*Pong)(nil),                  // 34: rollcall.agent.v1.Pong
+	(*Problem)(nil),               // 35: rollcall.agent.v1.Problem
+	(*timestamppb.Timestamp)(nil), // 36: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 37: google.protobuf.Duration
 }
 var file_api_agent_v1_agent_proto_depIdxs = []int32{
 	5,  // 0: rollcall.agent.v1.Envelope.signatures:type_name -> rollcall.agent.v1.Signature
-	31, // 1: rollcall.agent.v1.TrustBundle.issued_at:type_name -> google.protobuf.Timestamp
+	36, // 1: rollcall.agent.v1.TrustBundle.issued_at:type_name -> google.protobuf.Timestamp
 	7,  // 2: rollcall.agent.v1.TrustBundle.keys:type_name -> rollcall.agent.v1.TrustKey
-	31, // 3: rollcall.agent.v1.TrustBundle.reset_time_floor:type_name -> google.protobuf.Timestamp
+	36, // 3: rollcall.agent.v1.TrustBundle.reset_time_floor:type_name -> google.protobuf.Timestamp
 	0,  // 4: rollcall.agent.v1.TrustKey.uses:type_name -> rollcall.agent.v1.KeyUse
 	4,  // 5: rollcall.agent.v1.TrustReply.bundles:type_name -> rollcall.agent.v1.Envelope
-	31, // 6: rollcall.agent.v1.Beacon.issued_at:type_name -> google.protobuf.Timestamp
-	31, // 7: rollcall.agent.v1.Assignment.issued_at:type_name -> google.protobuf.Timestamp
-	31, // 8: rollcall.agent.v1.Policy.issued_at:type_name -> google.protobuf.Timestamp
-	32, // 9: rollcall.agent.v1.Policy.heartbeat_interval:type_name -> google.protobuf.Duration
-	32, // 10: rollcall.agent.v1.Policy.report_interval:type_name -> google.protobuf.Duration
+	36, // 6: rollcall.agent.v1.Beacon.issued_at:type_name -> google.protobuf.Timestamp
+	36, // 7: rollcall.agent.v1.Assignment.issued_at:type_name -> google.protobuf.Timestamp
+	36, // 8: rollcall.agent.v1.Policy.issued_at:type_name -> google.protobuf.Timestamp
+	37, // 9: rollcall.agent.v1.Policy.heartbeat_interval:type_name -> google.protobuf.Duration
+	37, // 10: rollcall.agent.v1.Policy.report_interval:type_name -> google.protobuf.Duration
 	12, // 11: rollcall.agent.v1.Policy.windows:type_name -> rollcall.agent.v1.MaintenanceWindow
-	32, // 12: rollcall.agent.v1.Policy.ping_interval:type_name -> google.protobuf.Duration
+	37, // 12: rollcall.agent.v1.Policy.ping_interval:type_name -> google.protobuf.Duration
 	4,  // 13: rollcall.agent.v1.EnrollRequest.enrollment:type_name -> rollcall.agent.v1.Envelope
-	31, // 14: rollcall.agent.v1.Enrollment.created_at:type_name -> google.protobuf.Timestamp
+	36, // 14: rollcall.agent.v1.Enrollment.created_at:type_name -> google.protobuf.Timestamp
 	4,  // 15: rollcall.agent.v1.RenewRequest.renewal:type_name -> rollcall.agent.v1.Envelope
-	31, // 16: rollcall.agent.v1.Renewal.created_at:type_name -> google.protobuf.Timestamp
+	36, // 16: rollcall.agent.v1.Renewal.created_at:type_name -> google.protobuf.Timestamp
 	19, // 17: rollcall.agent.v1.Heartbeat.agent:type_name -> rollcall.agent.v1.AgentInfo
-	31, // 18: rollcall.agent.v1.Heartbeat.sent_at:type_name -> google.protobuf.Timestamp
-	31, // 19: rollcall.agent.v1.Heartbeat.assignment_issued_at:type_name -> google.protobuf.Timestamp
+	36, // 18: rollcall.agent.v1.Heartbeat.sent_at:type_name -> google.protobuf.Timestamp
+	36, // 19: rollcall.agent.v1.Heartbeat.assignment_issued_at:type_name -> google.protobuf.Timestamp
 	20, // 20: rollcall.agent.v1.Heartbeat.content:type_name -> rollcall.agent.v1.ReleaseState
 	20, // 21: rollcall.agent.v1.Heartbeat.agent_release:type_name -> rollcall.agent.v1.ReleaseState
 	21, // 22: rollcall.agent.v1.Heartbeat.state:type_name -> rollcall.agent.v1.EndpointState
@@ -2954,26 +3342,35 @@ var file_api_agent_v1_agent_proto_depIdxs = []int32{
 	24, // 24: rollcall.agent.v1.Heartbeat.open_actions:type_name -> rollcall.agent.v1.ActionState
 	25, // 25: rollcall.agent.v1.Heartbeat.capabilities:type_name -> rollcall.agent.v1.Capabilities
 	26, // 26: rollcall.agent.v1.Heartbeat.inventory:type_name -> rollcall.agent.v1.Inventory
-	32, // 27: rollcall.agent.v1.Heartbeat.clock_skew:type_name -> google.protobuf.Duration
-	32, // 28: rollcall.agent.v1.Heartbeat.beacon_age:type_name -> google.protobuf.Duration
-	31, // 29: rollcall.agent.v1.AgentInfo.journal_created_at:type_name -> google.protobuf.Timestamp
+	37, // 27: rollcall.agent.v1.Heartbeat.clock_skew:type_name -> google.protobuf.Duration
+	37, // 28: rollcall.agent.v1.Heartbeat.beacon_age:type_name -> google.protobuf.Duration
+	36, // 29: rollcall.agent.v1.AgentInfo.journal_created_at:type_name -> google.protobuf.Timestamp
 	1,  // 30: rollcall.agent.v1.ReleaseState.phase:type_name -> rollcall.agent.v1.ReleasePhase
 	22, // 31: rollcall.agent.v1.EndpointState.quarantine:type_name -> rollcall.agent.v1.FileResult
-	31, // 32: rollcall.agent.v1.FileResult.quarantined_at:type_name -> google.protobuf.Timestamp
-	32, // 33: rollcall.agent.v1.Vitals.uptime:type_name -> google.protobuf.Duration
+	36, // 32: rollcall.agent.v1.FileResult.quarantined_at:type_name -> google.protobuf.Timestamp
+	37, // 33: rollcall.agent.v1.Vitals.uptime:type_name -> google.protobuf.Duration
 	2,  // 34: rollcall.agent.v1.ActionState.phase:type_name -> rollcall.agent.v1.ActionPhase
 	27, // 35: rollcall.agent.v1.Inventory.interfaces:type_name -> rollcall.agent.v1.NetworkInterface
 	28, // 36: rollcall.agent.v1.Inventory.disks:type_name -> rollcall.agent.v1.Disk
-	31, // 37: rollcall.agent.v1.Inventory.boot_time:type_name -> google.protobuf.Timestamp
-	31, // 38: rollcall.agent.v1.HeartbeatReply.server_time:type_name -> google.protobuf.Timestamp
+	36, // 37: rollcall.agent.v1.Inventory.boot_time:type_name -> google.protobuf.Timestamp
+	36, // 38: rollcall.agent.v1.HeartbeatReply.server_time:type_name -> google.protobuf.Timestamp
 	4,  // 39: rollcall.agent.v1.HeartbeatReply.beacon:type_name -> rollcall.agent.v1.Envelope
 	4,  // 40: rollcall.agent.v1.HeartbeatReply.orders:type_name -> rollcall.agent.v1.Envelope
 	3,  // 41: rollcall.agent.v1.HeartbeatReply.send:type_name -> rollcall.agent.v1.Section
-	42, // [42:42] is the sub-list for method output_type
-	42, // [42:42] is the sub-list for method input_type
-	42, // [42:42] is the sub-list for extension type_name
-	42, // [42:42] is the sub-list for extension extendee
-	0,  // [0:42] is the sub-list for field type_name
+	18, // 42: rollcall.agent.v1.AgentMessage.heartbeat:type_name -> rollcall.agent.v1.Heartbeat
+	33, // 43: rollcall.agent.v1.AgentMessage.ping:type_name -> rollcall.agent.v1.Ping
+	29, // 44: rollcall.agent.v1.ServerMessage.heartbeat_reply:type_name -> rollcall.agent.v1.HeartbeatReply
+	32, // 45: rollcall.agent.v1.ServerMessage.orders:type_name -> rollcall.agent.v1.Orders
+	35, // 46: rollcall.agent.v1.ServerMessage.problem:type_name -> rollcall.agent.v1.Problem
+	34, // 47: rollcall.agent.v1.ServerMessage.pong:type_name -> rollcall.agent.v1.Pong
+	4,  // 48: rollcall.agent.v1.Orders.orders:type_name -> rollcall.agent.v1.Envelope
+	4,  // 49: rollcall.agent.v1.Orders.beacon:type_name -> rollcall.agent.v1.Envelope
+	36, // 50: rollcall.agent.v1.Orders.server_time:type_name -> google.protobuf.Timestamp
+	51, // [51:51] is the sub-list for method output_type
+	51, // [51:51] is the sub-list for method input_type
+	51, // [51:51] is the sub-list for extension type_name
+	51, // [51:51] is the sub-list for extension extendee
+	0,  // [0:51] is the sub-list for field type_name
 }
 
 func init() { file_api_agent_v1_agent_proto_init() }
@@ -2981,13 +3378,23 @@ func file_api_agent_v1_agent_proto_init() {
 	if File_api_agent_v1_agent_proto != nil {
 		return
 	}
+	file_api_agent_v1_agent_proto_msgTypes[26].OneofWrappers = []any{
+		(*AgentMessage_Heartbeat)(nil),
+		(*AgentMessage_Ping)(nil),
+	}
+	file_api_agent_v1_agent_proto_msgTypes[27].OneofWrappers = []any{
+		(*ServerMessage_HeartbeatReply)(nil),
+		(*ServerMessage_Orders)(nil),
+		(*ServerMessage_Problem)(nil),
+		(*ServerMessage_Pong)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_api_agent_v1_agent_proto_rawDesc), len(file_api_agent_v1_agent_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   27,
+			NumMessages:   32,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
