@@ -45,7 +45,7 @@ import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 // +kubebuilder:selectablefield:JSONPath=`.status.agent.isolation`
 // +kubebuilder:selectablefield:JSONPath=`.status.connection.channel`
 // +kubebuilder:selectablefield:JSONPath=`.status.connection.gateway`
-// +kubebuilder:validation:XValidation:rule="self.metadata.name.size() <= 63 && !self.metadata.name.contains('.')",message="the name must be a DNS label of at most 63 characters: every client prints it"
+// +kubebuilder:validation:XValidation:rule="self.metadata.name.size() <= 63 && !self.metadata.name.contains('.')",message="the name must be a DNS label of at most 63 characters: every client prints it",fieldPath=".metadata"
 type Endpoint struct {
 	metav1.TypeMeta `json:",inline"`
 	// metadata of the object. The name is a DNS label of at most 63 characters.

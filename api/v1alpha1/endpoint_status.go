@@ -30,7 +30,8 @@ type EndpointStatus struct {
 	// Healthy: nothing is wrong with it, as far as its agent and its
 	// certificate tell. Unknown while it is offline.
 	// Only while they are true: IdentityConflict (two machines use this
-	// identity), Stalled (a person must do something).
+	// identity, or its agent has lost its memory), Stalled (a person must do
+	// something).
 	// +optional
 	// +listType=map
 	// +listMapKey=type
@@ -101,6 +102,13 @@ type EndpointIdentity struct {
 	// thirds of its life.
 	// +optional
 	CertificateExpirationTime *metav1.Time `json:"certificateExpirationTime,omitempty"`
+	// journalID is the agent.journalID that was seen first under this identity,
+	// or that a person has accepted since. While the agent reports another, it
+	// has lost the journal of its actions: IdentityConflict has the reason
+	// JournalLost.
+	// +optional
+	// +kubebuilder:validation:MaxLength=36
+	JournalID string `json:"journalID,omitempty"`
 }
 
 // AssignedPolicy says which policy an endpoint obeys.
@@ -162,6 +170,12 @@ type EndpointConnection struct {
 	// +optional
 	// +kubebuilder:validation:MaxLength=32
 	ConflictInstanceID string `json:"conflictInstanceID,omitempty"`
+	// conflictReason is how conflictInstanceID differs from instanceID: Forked
+	// (both count the same starts: one machine is a copy of the other) or
+	// RolledBack (it counts fewer, or was displaced before: a machine was
+	// restored from a backup or a snapshot).
+	// +optional
+	ConflictReason ConflictReason `json:"conflictReason,omitempty"`
 	// error is why there is no websocket, as the agent saw it; empty when there
 	// is one, or none is wanted.
 	// +optional
@@ -184,6 +198,18 @@ const (
 	ChannelHeartbeat Channel = "Heartbeat"
 	// ChannelNone says that nothing comes.
 	ChannelNone Channel = "None"
+)
+
+// ConflictReason is how two instances of an agent that use one identity differ.
+// +kubebuilder:validation:Enum=Forked;RolledBack
+type ConflictReason string
+
+const (
+	// ConflictForked are two instances of the same epoch: a machine was cloned.
+	ConflictForked ConflictReason = "Forked"
+	// ConflictRolledBack is an instance of an earlier epoch, or one that another
+	// has taken over from: a machine was restored from a backup or a snapshot.
+	ConflictRolledBack ConflictReason = "RolledBack"
 )
 
 // EndpointAgent is what an agent says of itself.
@@ -352,7 +378,8 @@ const (
 	// CertificateExpiring, CertificateExpired. Unknown while the endpoint is
 	// offline.
 	EndpointHealthy = "Healthy"
-	// EndpointIdentityConflict: two machines use this identity; its actions are
-	// held.
+	// EndpointIdentityConflict: it is not certain which machine has this
+	// identity, or what it has done; its actions are held. The reason names the
+	// kind: Cloned, RolledBack, JournalLost, CertificateSuperseded.
 	EndpointIdentityConflict = "IdentityConflict"
 )
