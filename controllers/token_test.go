@@ -7,10 +7,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/fluxcd/cli-utils/pkg/kstatus/status"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/rollcall-dev/rollcall/api/v1alpha1"
@@ -110,6 +113,49 @@ func TestTokenOfALostMasterKey(t *testing.T) {
 	if len(token.Status.PublicKey) > 0 {
 		t.Error("gateways still accept it")
 	}
+	kstatusSays(t, token, status.FailedStatus)
+	// What the message tells people to do helps.
+	second, _ := recreated(t, c, token)
+	usableSays(t, c, second, metav1.ConditionTrue, "Usable")
+	kstatusSays(t, second, status.CurrentStatus)
+}
+
+// kstatusSays asks the library that Flux and cli-utils judge by.
+func kstatusSays(t *testing.T, token *v1alpha1.EnrollmentToken, want status.Status) {
+	t.Helper()
+	o, err := runtime.DefaultUnstructuredConverter.ToUnstructured(token)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := status.Compute(&unstructured.Unstructured{Object: o})
+	if err != nil || got.Status != want {
+		t.Errorf("kstatus says %+v, %v; want %s", got, err, want)
+	}
+}
+
+func TestSecretInTheWayOfAToken(t *testing.T) {
+	startManager(t, "--token-hour=1m") // the 2 minutes until it is in the way are 2 seconds then
+	c, ns := admin(t), world.api.Namespace(t)
+	other := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "shared-token"}, StringData: map[string]string{"token": "somebody else's"}}
+	if err := c.Create(t.Context(), other); err != nil {
+		t.Fatal(err)
+	}
+	token := &v1alpha1.EnrollmentToken{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "shared"}}
+	if err := c.Create(t.Context(), token); err != nil {
+		t.Fatal(err)
+	}
+	usableSays(t, c, token, metav1.ConditionFalse, "SecretPending")
+	kstatusSays(t, token, status.InProgressStatus)
+	usableSays(t, c, token, metav1.ConditionFalse, "SecretExists")
+	kstatusSays(t, token, status.FailedStatus)
+	if token.Status.SecretName != "" || len(token.Status.PublicKey) > 0 {
+		t.Errorf("the status says %+v, and nobody has this token", token.Status)
+	}
+	// What the message tells people to do helps.
+	deleteNow(t, c, other)
+	handedOut(t, c, token)
+	usableSays(t, c, token, metav1.ConditionTrue, "Usable")
+	kstatusSays(t, token, status.CurrentStatus)
 }
 
 func TestTokenLeftHalfMade(t *testing.T) {
@@ -120,15 +166,13 @@ func TestTokenLeftHalfMade(t *testing.T) {
 		t.Fatal(err)
 	}
 	dies(t, "made token")
-	startManager(t)
+	if err := c.Get(t.Context(), client.ObjectKeyFromObject(token), token); err != nil {
+		t.Fatal(err)
+	}
+	if len(token.Status.PublicKey) == 0 {
+		t.Error("its Secret is there, and gateways cannot verify it")
+	}
 	handedOut(t, c, token)
-	eventually(t, func() error {
-		if err := c.Get(t.Context(), client.ObjectKeyFromObject(token), token); err != nil {
-			return err
-		}
-		if len(token.Status.PublicKey) == 0 {
-			return errors.New("gateways cannot verify it")
-		}
-		return nil
-	})
+	startManager(t)
+	usableSays(t, c, token, metav1.ConditionTrue, "Usable") // the Secret is its own, not in its way
 }

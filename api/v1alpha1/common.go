@@ -121,3 +121,7 @@ type EndpointSelectorRequirement struct {
 // person does something. It is there only while it is true, as kstatus
 // (sigs.k8s.io/cli-utils) has it.
 const ConditionStalled = "Stalled"
+
+// ConditionReconciling of every kind: it will be as it was declared by itself,
+// and is not yet. It is there only while it is true, as kstatus has it.
+const ConditionReconciling = "Reconciling"

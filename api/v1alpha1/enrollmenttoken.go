@@ -109,8 +109,11 @@ type EnrollmentTokenStatus struct {
 	// +optional
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
 	// conditions. Usable: machines can enrol with it. False with the reason
-	// Expired or UsedUp, which is no failure: it was declared so; or with
-	// KeyReplaced, when the fleet's key was made anew: create another token.
+	// Expired or UsedUp, which is no failure: it was declared so. Reconciling,
+	// only while it is true: its Secret waits for an older one to go. Stalled,
+	// only while it is true: a person must do something, as the message says,
+	// for a Secret is in its way (SecretExists), or the fleet's token key was
+	// made anew (KeyReplaced).
 	// +optional
 	// +listType=map
 	// +listMapKey=type

@@ -9,8 +9,10 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/client-go/tools/events"
 	"k8s.io/utils/ptr"
 	"pgregory.net/rapid"
 
@@ -218,30 +220,59 @@ func TestRenewalsNeverLockTheMachineOut(t *testing.T) {
 	})
 }
 
-func TestUsable(t *testing.T) {
+func TestConditionsOfAToken(t *testing.T) {
 	hour := v1alpha1.EnrollmentTokenSpec{ExpiresAfterHours: 1}
+	once := v1alpha1.EnrollmentTokenSpec{MaxUses: ptr.To[int32](1)}
 	for _, tc := range []struct {
-		name     string
-		spec     v1alpha1.EnrollmentTokenSpec
-		uses     int32
-		secret   handout
-		replaced bool
-		now      time.Time
-		status   metav1.ConditionStatus
-		reason   string
+		name   string
+		spec   v1alpha1.EnrollmentTokenSpec
+		uses   int32
+		secret handout
+		now    time.Time
+		usable metav1.ConditionStatus
+		reason string
+		also   []string // abnormal-true conditions
+		event  string
 	}{
-		{name: "good", spec: hour, now: noon, status: metav1.ConditionTrue, reason: "Usable"},
-		{name: "expired", spec: hour, now: noon.Add(time.Hour), status: metav1.ConditionFalse, reason: "Expired"},
-		{name: "used up", spec: v1alpha1.EnrollmentTokenSpec{MaxUses: ptr.To[int32](1)}, uses: 1, now: noon, status: metav1.ConditionFalse, reason: "UsedUp"},
-		{name: "somebody's Secret is in the way", spec: hour, secret: inTheWay, now: noon, status: metav1.ConditionTrue, reason: "SecretExists"},
-		{name: "an older Secret is about to go", spec: hour, secret: waits, now: noon, status: metav1.ConditionTrue, reason: "SecretPending"},
-		{name: "the master key is another", spec: hour, replaced: true, now: noon, status: metav1.ConditionFalse, reason: "KeyReplaced"},
+		{name: "good", spec: hour, now: noon, usable: metav1.ConditionTrue, reason: "Usable"},
+		{name: "expired", spec: hour, now: noon.Add(time.Hour), usable: metav1.ConditionFalse, reason: "Expired", event: "Normal"},
+		{name: "used up", spec: once, uses: 1, now: noon, usable: metav1.ConditionFalse, reason: "UsedUp", event: "Normal"},
+		{name: "somebody's Secret is in the way", spec: hour, secret: inTheWay, now: noon, usable: metav1.ConditionFalse, reason: "SecretExists", also: []string{"Stalled"}, event: "Warning"},
+		{name: "an older Secret is about to go", spec: hour, secret: waits, now: noon, usable: metav1.ConditionFalse, reason: "SecretPending", also: []string{"Reconciling"}, event: "Normal"},
+		{name: "the master key is another", spec: hour, secret: keyReplaced, now: noon, usable: metav1.ConditionFalse, reason: "KeyReplaced", also: []string{"Stalled"}, event: "Warning"},
+		{name: "nobody needs what is wrong with one that expired", spec: hour, secret: keyReplaced, now: noon.Add(time.Hour), usable: metav1.ConditionFalse, reason: "Expired", event: "Normal"},
+		{name: "nor with one that is used up", spec: once, uses: 1, secret: inTheWay, now: noon, usable: metav1.ConditionFalse, reason: "UsedUp", event: "Normal"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
+			recorder := events.NewFakeRecorder(1)
+			r := &TokenReconciler{Options{Events: recorder}}
 			token := &v1alpha1.EnrollmentToken{ObjectMeta: metav1.ObjectMeta{Name: "t", CreationTimestamp: metav1.NewTime(noon)}, Spec: tc.spec}
 			token.Status.Uses = &tc.uses
-			if got := usable(token, time.Hour, tc.now, tc.secret, tc.replaced); got.Status != tc.status || got.Reason != tc.reason || got.Message == "" {
-				t.Errorf("got %+v, want %s %s", got, tc.status, tc.reason)
+			for _, was := range []string{"Stalled", "Reconciling"} { // neither outlives its reason
+				meta.SetStatusCondition(&token.Status.Conditions, metav1.Condition{Type: was, Status: metav1.ConditionTrue, Reason: "Before"})
+			}
+			r.setConditions(token, usable(token, time.Hour, tc.now, tc.secret))
+			want := map[string]metav1.ConditionStatus{"Usable": tc.usable}
+			for _, c := range tc.also {
+				want[c] = metav1.ConditionTrue
+			}
+			got := map[string]metav1.ConditionStatus{}
+			for _, c := range token.Status.Conditions {
+				got[c.Type] = c.Status
+				if c.Reason != tc.reason || c.Message == "" {
+					t.Errorf("%s has the reason %s and says %q, want %s", c.Type, c.Reason, c.Message, tc.reason)
+				}
+			}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("conditions (-want +got):\n%s", diff)
+			}
+			event := ""
+			select {
+			case event = <-recorder.Events:
+			default:
+			}
+			if kind, _, _ := strings.Cut(event, " "); kind != tc.event {
+				t.Errorf("the event is %q, want a %s one", event, tc.event)
 			}
 		})
 	}

@@ -26,10 +26,8 @@ import (
 	"github.com/rollcall-dev/rollcall/api/v1alpha1"
 )
 
-// The condition of an EnrollmentToken, and its reasons.
+// Reasons of the conditions of an EnrollmentToken.
 const (
-	conditionUsable = "Usable"
-
 	reasonUsable       = "Usable"
 	reasonExpired      = "Expired"
 	reasonUsedUp       = "UsedUp"
@@ -38,20 +36,14 @@ const (
 	reasonKeyReplaced  = "KeyReplaced"
 )
 
-const (
-	// secretPatience is how long a Secret of the token's name may be in the way of a new token: one of a token of the same name that was
-	// deleted goes away within seconds, or when the garbage collector has heard of a new CRD.
-	secretPatience = 2 * time.Minute
-	secretRetry    = 2 * time.Second
-)
-
 // handout is where a token's Secret stands.
 type handout int
 
 const (
-	handedOut handout = iota
-	waits             // for an older Secret of that name to go
-	inTheWay          // is one that does not go
+	handedOut   handout = iota
+	waits               // for an older Secret of that name to go
+	inTheWay            // is one that does not go
+	keyReplaced         // since it was made: what is in it is worth nothing
 )
 
 // TokenReconciler hands out enrolment tokens: it derives a token's key, puts the token into a Secret, and says whether it is still good.
@@ -94,24 +86,29 @@ func (r *TokenReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl
 	if err := r.Client.Get(ctx, req.NamespacedName, token); err != nil || token.DeletionTimestamp != nil {
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
-	before := token.DeepCopy()
-	wait, secret, err := r.ensureSecret(ctx, token)
+	secret, err := r.handOut(ctx, token)
+	if apierrors.IsConflict(err) {
+		return ctrl.Result{RequeueAfter: retryNow}, nil
+	}
 	if err != nil {
 		return ctrl.Result{}, err
 	}
+	before := token.DeepCopy()
 	if err := r.dropClaims(ctx, token); err != nil {
 		return ctrl.Result{}, err
 	}
-	status := &token.Status
+	status, now := &token.Status, r.now()
 	status.ObservedGeneration = token.Generation
 	status.ExpirationTime = expiration(token, r.hour())
 	status.Uses = ptr.To(ptr.Deref(status.Uses, 0))
-	replaced := r.setPublicKey(token)
-	now := r.now()
-	condition := usable(token, r.hour(), now, secret, replaced)
-	if meta.SetStatusCondition(&status.Conditions, condition) && condition.Status == metav1.ConditionFalse {
-		r.Events.Eventf(token, nil, corev1.EventTypeNormal, condition.Reason, "Judge", "%s", condition.Message)
+	switch secret {
+	case handedOut:
+		status.SecretName = v1alpha1.LocalName(secretName(token))
+	case keyReplaced:
+		status.PublicKey = nil // gateways refuse it from now on
 	}
+	r.setConditions(token, usable(token, r.hour(), now, secret))
+	wait := r.secretRetry(secret)
 	if end := status.ExpirationTime; end != nil && end.After(now) {
 		wait = shorter(wait, end.Sub(now))
 	}
@@ -125,59 +122,79 @@ func (r *TokenReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl
 	return ctrl.Result{RequeueAfter: wait}, client.IgnoreNotFound(err)
 }
 
-// ensureSecret hands the token out, once: a person may delete the Secret when the token has reached its machines, and it stays away.
-//
-// The Secret is never read. So one that is there already may be what an earlier, interrupted run made; or that of a deleted token of the same
-// name, and about to go; or somebody else's. Creating it is tried until the second must be gone; then the token says that it is in the way.
-func (r *TokenReconciler) ensureSecret(ctx context.Context, token *v1alpha1.EnrollmentToken) (wait time.Duration, at handout, err error) {
-	name := token.Name + "-token"
-	if token.Status.SecretName != "" {
-		if c := meta.FindStatusCondition(token.Status.Conditions, conditionUsable); c != nil && c.Reason == reasonSecretExists {
-			return 0, inTheWay, nil
-		}
-		return 0, handedOut, nil
+// secretPatience is how long a Secret of the token's name may be in the way of a new token, 2 minutes: that of a deleted token of the same name
+// goes away within seconds, or when the garbage collector has heard of a new CRD. It is a part of a token's hour, which tests make short.
+func (r *TokenReconciler) secretPatience() time.Duration { return r.hour() / 30 }
+
+// secretRetry is when to look again whether that Secret has gone: after 2 seconds, and later every minute; 0 is never.
+func (r *TokenReconciler) secretRetry(at handout) time.Duration {
+	switch at {
+	case waits:
+		return r.secretPatience() / 60
+	case inTheWay:
+		return r.secretPatience() / 2
+	default:
+		return 0
 	}
-	text := r.Fleet.Token(string(token.UID)).Reveal()
-	secret := &corev1.Secret{
+}
+
+func secretName(t *v1alpha1.EnrollmentToken) string { return t.Name + "-token" }
+
+// handOut puts the token into its Secret, once: a person may delete that when the token has reached its machines, and it stays away.
+//
+// Secrets are never read. So whether the name is free is tried without effect, and that it was is remembered by publishing the public key: a
+// Secret that is there afterwards is the token's own, made by a run that was interrupted. One that is there before is that of a deleted token
+// and about to go, or somebody else's. Besides, gateways know a token before anybody has it.
+func (r *TokenReconciler) handOut(ctx context.Context, token *v1alpha1.EnrollmentToken) (handout, error) {
+	secret, key := r.secret(token)
+	published := bytes.Equal(token.Status.PublicKey, key)
+	switch {
+	case token.Status.SecretName != "" && published:
+		return handedOut, nil
+	case token.Status.SecretName != "":
+		return keyReplaced, nil
+	case !published:
+		err := r.Client.Create(ctx, secret.DeepCopy(), client.DryRunAll)
+		switch age := r.now().Sub(token.CreationTimestamp.Time); {
+		case apierrors.IsAlreadyExists(err) && age < r.secretPatience():
+			return waits, nil
+		case apierrors.IsAlreadyExists(err):
+			return inTheWay, nil
+		case err != nil:
+			return waits, fmt.Errorf("try to create Secret %s/%s: %w", secret.Namespace, secret.Name, err)
+		}
+		before := token.DeepCopy()
+		token.Status.PublicKey = key
+		if err := r.Client.Status().Patch(ctx, token, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})); err != nil {
+			return waits, fmt.Errorf("publish the key of EnrollmentToken %s/%s: %w", token.Namespace, token.Name, err)
+		}
+	}
+	if err := r.Client.Create(ctx, secret); err != nil && !apierrors.IsAlreadyExists(err) {
+		return waits, fmt.Errorf("create Secret %s/%s: %w", secret.Namespace, secret.Name, err)
+	}
+	return handedOut, r.reached("made token")
+}
+
+// secret is what the token is handed out in, and key what a gateway verifies enrolments with.
+func (r *TokenReconciler) secret(token *v1alpha1.EnrollmentToken) (secret *corev1.Secret, key []byte) {
+	made := r.Fleet.Token(string(token.UID))
+	key, err := x509.MarshalPKIXPublicKey(made.Key().Public())
+	if err != nil {
+		panic(err) // an Ed25519 key always encodes
+	}
+	return &corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{
-			Namespace: token.Namespace, Name: name,
+			Namespace: token.Namespace, Name: secretName(token),
 			OwnerReferences: []metav1.OwnerReference{{
 				APIVersion: v1alpha1.GroupVersion.String(), Kind: "EnrollmentToken", Name: token.Name, UID: token.UID, Controller: ptr.To(true),
 			}},
 		},
 		Type: corev1.SecretTypeOpaque,
 		StringData: map[string]string{
-			"token":   text,
-			"install": fmt.Sprintf("echo '%s' | sudo rollcall-agent install --server %s --token-file -", text, r.GatewayURL),
+			"token":   made.Reveal(),
+			"install": fmt.Sprintf("echo '%s' | sudo rollcall-agent install --server %s --token-file -", made.Reveal(), r.GatewayURL),
 		},
-	}
-	err = r.Client.Create(ctx, secret)
-	exists := apierrors.IsAlreadyExists(err)
-	switch {
-	case exists && r.now().Sub(token.CreationTimestamp.Time) < secretPatience:
-		return secretRetry, waits, nil
-	case exists:
-		at = inTheWay
-	case err != nil:
-		return 0, waits, fmt.Errorf("create Secret %s/%s: %w", secret.Namespace, secret.Name, err)
-	}
-	token.Status.SecretName = v1alpha1.LocalName(name)
-	return 0, at, r.reached("made token")
-}
-
-// setPublicKey publishes what a gateway verifies enrolments with; none where the token in the Secret was made with a master key that is lost.
-func (r *TokenReconciler) setPublicKey(token *v1alpha1.EnrollmentToken) (replaced bool) {
-	der, err := x509.MarshalPKIXPublicKey(r.Fleet.Token(string(token.UID)).Key().Public())
-	if err != nil {
-		panic(err) // an Ed25519 key always encodes
-	}
-	was := token.Status.PublicKey
-	c := meta.FindStatusCondition(token.Status.Conditions, conditionUsable)
-	if replaced = len(was) > 0 && !bytes.Equal(was, der) || c != nil && c.Reason == reasonKeyReplaced; replaced {
-		der = nil
-	}
-	token.Status.PublicKey = der
-	return replaced
+	}, key
 }
 
 // dropClaims forgets the claims whose Endpoints have their identity, as far as this cache has seen: from now on they are found by it.
@@ -194,27 +211,54 @@ func (r *TokenReconciler) dropClaims(ctx context.Context, token *v1alpha1.Enroll
 	return failed
 }
 
-// usable is the condition Usable. It being False is no failure: people declared the bounds.
-func usable(t *v1alpha1.EnrollmentToken, hour time.Duration, now time.Time, secret handout, keyReplaced bool) metav1.Condition {
-	c := metav1.Condition{Type: conditionUsable, Status: metav1.ConditionFalse, ObservedGeneration: t.Generation}
+// usable is the condition Usable.
+func usable(t *v1alpha1.EnrollmentToken, hour time.Duration, now time.Time, secret handout) metav1.Condition {
+	c := metav1.Condition{Type: v1alpha1.TokenUsable, Status: metav1.ConditionFalse, ObservedGeneration: t.Generation}
 	switch end := expiration(t, hour); {
-	case keyReplaced:
-		c.Reason, c.Message = reasonKeyReplaced, "the fleet's token key was replaced since this token was handed out: create another EnrollmentToken"
 	case end != nil && !now.Before(end.Time):
 		c.Reason, c.Message = reasonExpired, "expired: create another EnrollmentToken"
 	case usedUp(t):
 		c.Reason, c.Message = reasonUsedUp, "used up: raise maxUses, or create another EnrollmentToken"
+	case secret == keyReplaced:
+		c.Reason = reasonKeyReplaced
+		c.Message = "the fleet's token key was made anew since this token was handed out, so gateways refuse it: " +
+			"delete this EnrollmentToken, create it again, and use what its new Secret has"
 	case secret == waits:
-		c.Status, c.Reason = metav1.ConditionTrue, reasonSecretWaits
-		c.Message = fmt.Sprintf("waits for an older Secret %s-token to go, and then makes its own", t.Name)
+		c.Reason = reasonSecretWaits
+		c.Message = fmt.Sprintf("a Secret %s was here before this token, probably that of a deleted one: waits for it to go", secretName(t))
 	case secret == inTheWay:
-		c.Status, c.Reason = metav1.ConditionTrue, reasonSecretExists
-		c.Message = fmt.Sprintf("a Secret %s-token was there before. If its ownerReferences do not name this EnrollmentToken, delete both and create this one again", t.Name)
+		c.Reason = reasonSecretExists
+		c.Message = fmt.Sprintf("a Secret %s was here before this token and does not go: delete it, and the manager makes the token's within a minute; "+
+			"or, if something else needs it, delete this EnrollmentToken and create one of another name", secretName(t))
 	default:
 		c.Status, c.Reason = metav1.ConditionTrue, reasonUsable
-		c.Message = fmt.Sprintf("the token is in Secret %s-token", t.Name)
+		c.Message = fmt.Sprintf("the token is in Secret %s", secretName(t))
 	}
 	return c
+}
+
+// setConditions sets Usable, and what kstatus makes of it: Reconciling while it waits, Stalled when a person must do something. A token at the
+// end of its time or its uses is neither: people declared the bounds.
+func (r *TokenReconciler) setConditions(token *v1alpha1.EnrollmentToken, usable metav1.Condition) {
+	conditions := &token.Status.Conditions
+	changed := meta.SetStatusCondition(conditions, usable)
+	stalled := usable.Reason == reasonKeyReplaced || usable.Reason == reasonSecretExists
+	for condition, holds := range map[string]bool{v1alpha1.ConditionStalled: stalled, v1alpha1.ConditionReconciling: usable.Reason == reasonSecretWaits} {
+		if !holds {
+			meta.RemoveStatusCondition(conditions, condition)
+			continue
+		}
+		abnormal := usable
+		abnormal.Type, abnormal.Status = condition, metav1.ConditionTrue
+		meta.SetStatusCondition(conditions, abnormal)
+	}
+	if changed && usable.Status == metav1.ConditionFalse {
+		kind := corev1.EventTypeNormal
+		if stalled {
+			kind = corev1.EventTypeWarning
+		}
+		r.Events.Eventf(token, nil, kind, usable.Reason, "Judge", "%s", usable.Message)
+	}
 }
 
 // shorter is the shorter of two waits; 0 is none.

@@ -59,6 +59,10 @@ func TestKstatus(t *testing.T) {
 			{"usable", conditions(1, [3]string{"Usable", "True", "Usable"}), status.CurrentStatus},
 			{"used up, as declared", conditions(1, [3]string{"Usable", "False", "UsedUp"}), status.CurrentStatus},
 			{"expired, as declared", conditions(1, [3]string{"Usable", "False", "Expired"}), status.CurrentStatus},
+			{
+				"waiting for a Secret of its name to go",
+				conditions(1, [3]string{"Usable", "False", "SecretPending"}, [3]string{"Reconciling", "True", "SecretPending"}), status.InProgressStatus,
+			},
 			{"waiting for a person", conditions(1, [3]string{"Usable", "False", "KeyReplaced"}, [3]string{"Stalled", "True", "KeyReplaced"}), status.FailedStatus},
 		},
 	} {
