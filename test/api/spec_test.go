@@ -127,8 +127,8 @@ func asJSON(t *testing.T, value any) string {
 
 // rejected has a row for every rule on a spec: what is declared, and what the person is told.
 var rejected = []struct{ short, name, body, want string }{
-	{"fep", "a.b", ``, `<nil>: Invalid value: the name must be a DNS label of at most 63 characters: every client prints it`},
-	{"fep", strings.Repeat("a", 64), ``, `<nil>: Invalid value: the name must be a DNS label of at most 63 characters: every client prints it`},
+	{"fep", "a.b", ``, `metadata: Invalid value: the name must be a DNS label of at most 63 characters: every client prints it`},
+	{"fep", strings.Repeat("a", 64), ``, `metadata: Invalid value: the name must be a DNS label of at most 63 characters: every client prints it`},
 	{"fep", "x", `spec: {displayName: ` + strings.Repeat("a", 64) + `}`, `spec.displayName: Too long: may not be more than 63 bytes`},
 	{"fep", "x", `spec: {lifecycle: Retired}`, `spec.lifecycle: Unsupported value: "Retired": supported values: "Active", "Suspended", "Blocked", "Decommissioned"`},
 	{"fep", "x", `spec: {isolation: "On"}`, `spec.isolation: Unsupported value: "On": supported values: "Isolated", "Released"`},
@@ -260,7 +260,7 @@ var rejected = []struct{ short, name, body, want string }{
 	{"epp", "x", `spec: {transfer: {quotaMiB: 1048577}}`, `spec.transfer.quotaMiB: Invalid value: 1048577: spec.transfer.quotaMiB in body should be less than or equal to 1048576`},
 
 	{"ept", "x", ``, `spec: Required value`},
-	{"ept", strings.Repeat("a", 64), `spec: {expiresAfterHours: 1}`, `<nil>: Invalid value: the name may have 63 characters at most: its Secret is named after it`},
+	{"ept", strings.Repeat("a", 64), `spec: {expiresAfterHours: 1}`, `metadata: Invalid value: the name may have 63 characters at most: its Secret is named after it`},
 	{"ept", "x", `spec: {}`, `spec.expiresAfterHours: Required value`},
 	{"ept", "x", `spec: {expiresAfterHours: -1}`, `spec.expiresAfterHours: Invalid value: -1: spec.expiresAfterHours in body should be greater than or equal to 0`},
 	{"ept", "x", `spec: {expiresAfterHours: 87601}`, `spec.expiresAfterHours: Invalid value: 87601: spec.expiresAfterHours in body should be less than or equal to 87600`},
@@ -400,7 +400,7 @@ func TestKubectlSaysWhatIsWrong(t *testing.T) {
 	for _, tc := range []struct{ manifest, want string }{
 		{
 			"apiVersion: rollcall.dev/v1alpha1\nkind: Endpoint\nmetadata: {name: web.example.com}\n",
-			`The Endpoint "web.example.com" is invalid: <nil>: Invalid value: the name must be a DNS label of at most 63 characters: every client prints it`,
+			`The Endpoint "web.example.com" is invalid: metadata: Invalid value: the name must be a DNS label of at most 63 characters: every client prints it`,
 		},
 		{
 			"apiVersion: rollcall.dev/v1alpha1\nkind: EndpointPolicy\nmetadata: {name: x}\nspec: {content: {mode: Pinned}}\n",
