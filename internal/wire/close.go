@@ -113,7 +113,7 @@ func ParseClose(code CloseCode, reason string) *Problem {
 		p.Detail = CutText(reason, MaxCloseReason)
 	}
 	if seconds, err := strconv.ParseUint(retry, 10, 32); err == nil {
-		p.RetryAfter = min(time.Duration(seconds)*time.Second, maxRetryAfter) //nolint:gosec // 32 bits
+		p.RetryAfter = min(time.Duration(seconds)*time.Second, maxRetryAfter)
 	}
 	return p
 }

@@ -20,14 +20,13 @@ const (
 // answered, say): then the status is all there is. A name that this version does not know is kept, and Status is the one received.
 func ParseProblem(status int, contentType string, body []byte) (*Problem, bool) {
 	m := &agentv1.Problem{}
-	if !isProblemType(contentType) || len(body) > MaxProblemBytes || JSON.Unmarshal(body, m) != nil {
+	parsed := isProblemType(contentType) && len(body) <= MaxProblemBytes && JSON.Unmarshal(body, m) == nil
+	p, ok := ProblemOf(m)
+	if !parsed || !ok {
 		return nil, false
 	}
-	p, ok := ProblemOf(m)
-	if ok {
-		p.status = status
-	}
-	return p, ok
+	p.status = status
+	return p, true
 }
 
 // ProblemOf reads a problem that came as a message, on a session. It is false when its type is none of this protocol.

@@ -1,0 +1,172 @@
+package transport
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/rollcall-dev/rollcall/internal/wire"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// serve runs f with the server's end of each session, until the test ends; it answers what Accept refuses.
+func serve(t testing.TB, f func(*Conn)) *httptest.Server {
+	t.Helper()
+	var running sync.WaitGroup
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		c, problem := Accept(w, r)
+		if problem != nil {
+			problem.Write(w)
+			return
+		}
+		running.Go(func() {
+			defer c.CloseNow()
+			f(c)
+		})
+	}))
+	s.StartTLS()
+	t.Cleanup(func() {
+		s.Close()
+		running.Wait()
+	})
+	return s
+}
+
+// echo sends every message back.
+func echo(c *Conn) {
+	for {
+		m, err := c.Read()
+		if err != nil {
+			return
+		}
+		if c.Write(m) != nil {
+			return
+		}
+	}
+}
+
+func dial(t testing.TB, s *httptest.Server, json bool) *Conn {
+	t.Helper()
+	c, err := Dial(t.Context(), DialOptions{URL: s.URL, Transport: s.Client().Transport, Header: http.Header{}, JSON: json})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.CloseNow)
+	return c
+}
+
+func TestMessagesOfEverySize(t *testing.T) {
+	s := serve(t, echo)
+	for _, json := range []bool{false, true} {
+		c := dial(t, s, json)
+		if c.JSON() != json {
+			t.Errorf("JSON() is %v", c.JSON())
+		}
+		for _, n := range []int{0, 1, 12, 13, 14, 15, 16, 17, 125, 126, 127, 4095, 4096, 4097, 1<<14 - 4, 1 << 14, 1<<16 - 1, 1 << 16, wire.MaxAgentMessageBytes} {
+			want := bytes.Repeat([]byte{'a' + byte(n%26)}, n)
+			if err := c.Write(want); err != nil {
+				t.Fatal(err)
+			}
+			got, err := c.Read()
+			if err != nil || !bytes.Equal(got, want) {
+				t.Fatalf("%d bytes came back as %d: %v", n, len(got), err)
+			}
+		}
+	}
+}
+
+func TestWhoClosesIsToldTheSame(t *testing.T) {
+	ends := make(chan error, 1)
+	s := serve(t, func(c *Conn) {
+		m, err := c.Read()
+		if err == nil && string(m) == "go" {
+			c.Close(wire.CloseDraining, "draining; retry=7")
+		}
+		_, err = c.Read()
+		ends <- err
+	})
+	check := func(who string, err error, code wire.CloseCode, reason string, local bool) {
+		t.Helper()
+		var e *CloseError
+		if !errors.As(err, &e) || e.Code != code || e.Reason != reason || e.Local != local {
+			t.Errorf("%s: %v, want %d %s, local %v", who, err, code, reason, local)
+		}
+	}
+	c := dial(t, s, false)
+	c.Close(wire.CloseNormal, "")
+	_, err := c.Read()
+	check("the client that closed", err, 1000, "", true)
+	check("its server", <-ends, 1000, "", false)
+	if err := c.Write([]byte("x")); !errors.As(err, new(*CloseError)) {
+		t.Errorf("a message after the close: %v", err)
+	}
+
+	c = dial(t, s, false)
+	if err := c.Write([]byte("go")); err != nil {
+		t.Fatal(err)
+	}
+	_, err = c.Read()
+	check("the client that was closed", err, 1012, "draining; retry=7", false)
+	check("the server that closed", <-ends, 1012, "draining; retry=7", true)
+	var e *CloseError
+	if errors.As(err, &e) && (e.Problem().Name != wire.Draining || e.Problem().RetryAfter != 7*time.Second) {
+		t.Errorf("the problem is %+v", e.Problem())
+	}
+}
+
+func TestRefusedUpgrades(t *testing.T) {
+	var answer http.HandlerFunc
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { answer(w, r) }))
+	defer s.Close()
+	for name, tc := range map[string]struct {
+		answer  http.HandlerFunc
+		text    string
+		problem wire.Name
+		retry   time.Duration
+	}{
+		"by the gateway": {
+			func(w http.ResponseWriter, _ *http.Request) {
+				(&wire.Problem{Name: wire.AgentVersionUnsupported, Minimum: "6.1", RetryAfter: 90 * time.Second, Detail: strings.Repeat("long ", 190)}).Write(w)
+			}, "the upgrade was answered with 403 (agent-version-unsupported)", wire.AgentVersionUnsupported, 90 * time.Second,
+		},
+		"by a proxy": {func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Retry-After", "30")
+			http.Error(w, "<html>", http.StatusForbidden)
+		}, "the upgrade was answered with 403", "", 30 * time.Second},
+		"by a redirect": {func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "/elsewhere", http.StatusTemporaryRedirect)
+		}, "the upgrade was answered with 307", "", 0},
+		"by success": {func(w http.ResponseWriter, _ *http.Request) {}, "the upgrade was answered with 200", "", 0},
+	} {
+		answer = tc.answer
+		_, err := Dial(t.Context(), DialOptions{URL: s.URL, Transport: s.Client().Transport, Header: http.Header{}})
+		var e *UpgradeError
+		if !errors.As(err, &e) || e.Error() != tc.text || e.RetryAfter != tc.retry || (e.Problem == nil) != (tc.problem == "") {
+			t.Errorf("%s: %v (%+v)", name, err, e)
+		} else if e.Problem != nil && e.Problem.Name != tc.problem {
+			t.Errorf("%s: %+v", name, e.Problem)
+		}
+	}
+}
+
+func TestDialKeepsToItsContext(t *testing.T) {
+	hang := make(chan struct{})
+	s := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-hang }))
+	defer s.Close()
+	defer close(hang)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	_, err := Dial(ctx, DialOptions{URL: s.URL, Transport: s.Client().Transport})
+	if !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("%v", err)
+	}
+}
