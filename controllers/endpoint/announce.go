@@ -19,10 +19,10 @@ func (r *reconciler) announce(before, after *v1alpha1.Endpoint) {
 	}
 	was, is = condition(before, v1alpha1.EndpointIdentityConflict), condition(after, v1alpha1.EndpointIdentityConflict)
 	switch {
-	case is.Reason == reasonTwoInstances && was.Reason != reasonTwoInstances:
+	case is.Reason != "" && is.Reason != was.Reason && is.Reason != reasonSuperseded: // of that one told who saw it
 		r.events.Eventf(after, nil, corev1.EventTypeWarning, "IdentityConflict", "Judge", "%s", is.Message)
-	case is.Status == "" && was.Status != "":
-		r.events.Eventf(after, nil, corev1.EventTypeNormal, "IdentityConflictResolved", "Judge", "one machine uses this identity again")
+	case is.Reason == "" && was.Reason != "":
+		r.events.Eventf(after, nil, corev1.EventTypeNormal, "IdentityConflictResolved", "Judge", "it is certain again which machine has this identity")
 	}
 }
 

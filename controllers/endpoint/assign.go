@@ -48,11 +48,15 @@ func (r *reconciler) assign(ctx context.Context, ep *v1alpha1.Endpoint, now time
 
 // adopt decides by which silence the endpoint is judged, and keeps it in the status: a manager that was restarted must not forget it.
 func adopt(ep *v1alpha1.Endpoint, p *v1alpha1.EndpointPolicy, now time.Time) {
-	known, lastSeen := time.Duration(0), time.Time{}
-	if seen := ep.Status.LastSeenTime; seen != nil {
-		known, lastSeen = offlineAfter(ep), seen.Time
+	f := facts{Endpoint: ep}
+	known, contact := time.Duration(0), f.contact()
+	if !contact.IsZero() {
+		known = offlineAfter(ep)
 	}
-	after := policy.PaceOf(p).Adopt(known, applied(ep, p), lastSeen, now)
+	if f.connected() {
+		contact = now
+	}
+	after := policy.PaceOf(p).Adopt(known, applied(ep, p), contact, now)
 	ep.Status.Policy.OfflineAfterSeconds = int32(after / time.Second) //nolint:gosec // the API bounds it to 133 days
 }
 

@@ -27,6 +27,7 @@ func (r *reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	if err != nil {
 		return ctrl.Result{}, err
 	}
+	keepJournal(ep)
 	f := r.facts(ep, obeyed, now)
 	next := record(f, judge(f))
 	if err := r.write(ctx, before, ep); err != nil {

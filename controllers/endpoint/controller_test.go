@@ -127,13 +127,21 @@ type blockMap map[string]map[string]any
 // heard writes blocks of an Endpoint's status as a gateway does, and when it was seen.
 func (n *namespace) heard(t *testing.T, name string, blocks blockMap) time.Time {
 	t.Helper()
-	type operation struct {
-		Op    string `json:"op"`
-		Path  string `json:"path"`
-		Value any    `json:"value"`
-	}
 	seen := time.Now().Truncate(time.Second)
-	patch := []operation{{"add", "/status/lastSeenTime", stamp(seen)}}
+	n.write(t, name, blocks, operation{"add", "/status/lastSeenTime", stamp(seen)})
+	return seen
+}
+
+// operation of a JSON Patch.
+type operation struct {
+	Op    string `json:"op"`
+	Path  string `json:"path"`
+	Value any    `json:"value"`
+}
+
+// write writes blocks of an Endpoint's status as a gateway does.
+func (n *namespace) write(t *testing.T, name string, blocks blockMap, patch ...operation) {
+	t.Helper()
 	for block, value := range blocks {
 		patch = append(patch, operation{"add", "/status/" + block, value})
 	}
@@ -145,7 +153,6 @@ func (n *namespace) heard(t *testing.T, name string, blocks blockMap) time.Time 
 	if err := n.gateway.Status().Patch(t.Context(), ep, client.RawPatch(types.JSONPatchType, text)); err != nil {
 		t.Fatal(err)
 	}
-	return seen
 }
 
 func beat(epoch int) blockMap {
@@ -531,15 +538,14 @@ func TestConflicts(t *testing.T) {
 	blocks["agent"] = map[string]any{"version": "8.0.0"}
 	n.heard(t, "laptop", blocks)
 	n.is(t, "laptop", "Online")
-	conflict := map[string]any{"conflictInstanceID": "two"}
-	maps.Copy(conflict, blocks["connection"])
-	n.heard(t, "laptop", blockMap{"connection": conflict})
-	ep := n.is(t, "laptop", "Conflict")
-	if !meta.IsStatusConditionTrue(ep.Status.Conditions, v1alpha1.ConditionStalled) || !meta.IsStatusConditionTrue(ep.Status.Conditions, v1alpha1.EndpointIdentityConflict) {
-		t.Errorf("conditions are %+v", ep.Status.Conditions)
+	for reason, want := range map[string]string{"Forked": "Cloned", "RolledBack": "RolledBack"} {
+		conflict := map[string]any{"conflictInstanceID": "two", "conflictReason": reason}
+		maps.Copy(conflict, blocks["connection"])
+		n.heard(t, "laptop", blockMap{"connection": conflict})
+		n.conflicts(t, "laptop", want)
 	}
 	n.heard(t, "laptop", blocks)
-	ep = n.is(t, "laptop", "Online")
+	ep := n.is(t, "laptop", "Online")
 	if meta.FindStatusCondition(ep.Status.Conditions, v1alpha1.ConditionStalled) != nil {
 		t.Errorf("it is stalled still: %+v", ep.Status.Conditions)
 	}
@@ -557,8 +563,73 @@ func TestConflicts(t *testing.T) {
 	}
 	n.is(t, "laptop", "Online")
 	harness.Eventually(t, patience, func() error {
-		return n.told(t, "laptop", "Online", "IdentityConflict", "IdentityConflictResolved", "IdentityConflictResolved")
+		return n.told(t, "laptop", "Online", "IdentityConflict", "IdentityConflict", "IdentityConflictResolved", "IdentityConflictResolved")
 	})
+}
+
+// conflicts waits until an Endpoint is a conflict for a reason, and a person is asked for.
+func (n *namespace) conflicts(t *testing.T, name, reason string) *v1alpha1.Endpoint {
+	t.Helper()
+	return n.until(t, name, func(ep *v1alpha1.Endpoint) error {
+		c, stalled := condition(ep, v1alpha1.EndpointIdentityConflict), condition(ep, v1alpha1.ConditionStalled)
+		if ep.Status.Summary != "Conflict" || c.Reason != reason || stalled.Status != metav1.ConditionTrue || stalled.Message != c.Message {
+			return fmt.Errorf("%s is %q, %+v, %+v, want a conflict for %s", name, ep.Status.Summary, c, stalled, reason)
+		}
+		return nil
+	})
+}
+
+// What a machine did is known by its journal: another one holds its actions until a person says that it is all right.
+func TestALostJournal(t *testing.T) {
+	n := start(t)
+	n.enrolled(t, "laptop", nil)
+	keeps := func(journal string) blockMap {
+		blocks := beat(1)
+		blocks["agent"] = map[string]any{"version": "8.0.0", "journalID": journal}
+		return blocks
+	}
+	has := func(journal string) {
+		t.Helper()
+		n.until(t, "laptop", func(ep *v1alpha1.Endpoint) error {
+			if ep.Status.Identity.JournalID != journal || ep.Status.Summary != "Online" {
+				return fmt.Errorf("%s with journal %q, want Online with %q", ep.Status.Summary, ep.Status.Identity.JournalID, journal)
+			}
+			return nil
+		})
+	}
+	n.heard(t, "laptop", keeps("a"))
+	has("a")
+	n.heard(t, "laptop", keeps("b"))
+	ep := n.conflicts(t, "laptop", "JournalLost")
+	if err := n.person.Patch(t.Context(), ep, client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"annotations":{"rollcall.dev/accept-instance":"one"}}}`))); err != nil {
+		t.Fatal(err)
+	}
+	has("b")
+	harness.Eventually(t, patience, func() error { return n.told(t, "laptop", "Online", "IdentityConflict", "IdentityConflictResolved") })
+}
+
+// A session is a sign of life for as long as it is there, and costs nobody a write. After its end the endpoint has the silence of its policy.
+func TestSessions(t *testing.T) {
+	n := start(t)
+	seen := n.watch(t)
+	n.policy(t, "demo", every(1, 3)) // offline after 4 s
+	n.enrolled(t, "laptop", nil)
+	session := beat(1)["connection"]
+	session["channel"], session["gateway"] = "WebSocket", "gw-here0-00000"
+	n.heard(t, "laptop", blockMap{"connection": session})
+	up := n.is(t, "laptop", "Online")
+	<-time.After(7 * time.Second)
+	if ep := n.get(t, "laptop"); ep.ResourceVersion != up.ResourceVersion {
+		t.Errorf("a session that nothing happens to was written: %s", ep.Status.Message)
+	}
+	ended := time.Now().Truncate(time.Second)
+	n.write(t, "laptop", blockMap{"connection": {"channel": "None", "epoch": 1, "instanceID": "one", "sessionNumber": 1, "sinceTime": stamp(ended)}})
+	n.is(t, "laptop", "Offline")
+	if at, _ := seen("laptop", "Offline"); at.Before(ended.Add(4*time.Second)) || at.After(ended.Add(7*time.Second)) {
+		t.Errorf("offline %s after the end of its session, want 4 to 5 s", at.Sub(ended))
+	}
+	n.heard(t, "laptop", blockMap{"connection": session})
+	n.is(t, "laptop", "Online")
 }
 
 // A gateway that has heard of an endpoint just before the manager gives it up wins, even where the manager's view is behind.

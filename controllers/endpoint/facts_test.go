@@ -118,4 +118,28 @@ func accepts(instance string) fact {
 	return func(f *facts) { f.Annotations = map[string]string{v1alpha1.AnnotationAcceptInstance: instance} }
 }
 
-func cloned(f *facts) { f.Status.Connection.ConflictInstanceID = "two" }
+func cloned(f *facts) {
+	f.Status.Connection.ConflictInstanceID, f.Status.Connection.ConflictReason = "two", v1alpha1.ConflictForked
+}
+
+func rolledBack(f *facts) {
+	cloned(f)
+	f.Status.Connection.ConflictReason = v1alpha1.ConflictRolledBack
+}
+
+func journals(recorded, reported string) fact {
+	return func(f *facts) { f.Status.Identity.JournalID, f.Status.Agent.JournalID = recorded, reported }
+}
+
+// session is one that is up since a minute before noon.
+func session(f *facts) {
+	f.Status.Connection.Channel, f.Status.Connection.Gateway = v1alpha1.ChannelWebSocket, "gw-a"
+}
+
+// sessionEnded is what a gateway writes of a session whose end it saw, and what is written where nobody saw it, with why.
+func sessionEnded(seconds int, why string) fact {
+	return func(f *facts) {
+		c := f.Status.Connection
+		c.Channel, c.Gateway, c.SinceTime, c.Error = v1alpha1.ChannelNone, "", since(seconds), why
+	}
+}

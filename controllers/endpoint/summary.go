@@ -41,10 +41,8 @@ func summary(f *facts, conditions []metav1.Condition) (word, message string) {
 		word, message = string(f.Spec.Lifecycle), "refused, and its machine may not enrol again"
 	case f.Spec.Lifecycle == v1alpha1.LifecycleSuspended:
 		word, message = string(f.Spec.Lifecycle), "refused until spec.lifecycle is Active again"
-	case conflict != nil && conflict.Reason == reasonSuperseded:
-		word, message = summaryConflict, "a machine holds an outdated copy of this identity; actions are held"
 	case conflict != nil:
-		word, message = summaryConflict, "two machines use this identity; actions are held"
+		word, message = summaryConflict, conflictMessage(conflict.Reason)+"; actions are held"
 	case f.Status.Identity == nil:
 		word, message = summaryNotEnrolled, fmt.Sprintf("no machine has enrolled: make an EnrollmentToken with endpointName %s", f.Name)
 	case online.Status == metav1.ConditionFalse:
@@ -61,6 +59,20 @@ func summary(f *facts, conditions []metav1.Condition) (word, message string) {
 		word, message = summaryOnline, channelMessage(f)
 	}
 	return word, cut(message)
+}
+
+// conflictMessage says in short what the condition says at length.
+func conflictMessage(reason string) string {
+	switch reason {
+	case reasonSuperseded:
+		return "a machine holds an outdated copy of this identity"
+	case reasonRolledBack:
+		return "a machine with this identity was set back to an earlier state"
+	case reasonJournalLost:
+		return "its agent has lost the journal of what it did"
+	default:
+		return "two machines use this identity"
+	}
 }
 
 // offlineMessage says when it was last there, and what keeps it from coming back.
@@ -92,6 +104,9 @@ func channelMessage(f *facts) string {
 	}
 	if connection.Error != "" {
 		return fmt.Sprintf("no websocket: %s; actions wait for heartbeats", connection.Error)
+	}
+	if connection.Channel == v1alpha1.ChannelNone && f.now.Before(f.deadline()) {
+		return fmt.Sprintf("its session has ended; offline if no heartbeat comes by %s", clock(f.deadline()))
 	}
 	return ""
 }

@@ -112,12 +112,22 @@ func TestConflict(t *testing.T) {
 		want, stalled, says string
 	}{
 		{name: "none"},
-		{name: "two instances", given: []fact{cloned}, want: "True/TwoInstances", stalled: "True/IdentityConflict", says: "agents one and two"},
+		{name: "a clone", given: []fact{cloned}, want: "True/Cloned", stalled: "True/IdentityConflict", says: "the agents one and two started from the same state: one machine is a copy of the other. " +
+			"Say which one is the true one: kubectl annotate --overwrite -n fleet fep/laptop rollcall.dev/accept-instance=<its instance>. Or enrol one of them again."},
+		{name: "a snapshot", given: []fact{rolledBack}, want: "True/RolledBack", stalled: "True/IdentityConflict", says: "the agent two counts fewer starts than one, or was replaced by it before: " +
+			"a machine was restored from a backup or a snapshot. If only the restored one is left, say so: kubectl annotate --overwrite -n fleet fep/laptop rollcall.dev/accept-instance=two. " +
+			"If one is the true one, name that."},
+		{name: "a lost journal", given: []fact{journals("a", "b")}, want: "True/JournalLost", stalled: "True/IdentityConflict", says: "its agent has lost its journal, and knows no longer what it has done " +
+			"and what it still had to: its state was deleted or damaged. Actions that it was given before may have happened or not. If the machine is all right, say so: " +
+			"kubectl annotate --overwrite -n fleet fep/laptop rollcall.dev/accept-instance=one. Or enrol it again."},
+		{name: "the same journal", given: []fact{journals("a", "a")}},
+		{name: "an agent that names no journal", given: []fact{journals("a", "")}},
+		{name: "a lost journal of a clone: which machine it is comes first", given: []fact{journals("a", "b"), cloned}, want: "True/Cloned", stalled: "True/IdentityConflict"},
 		{name: "an outdated certificate, seen by enrolment", given: []fact{superseded}, want: "True/CertificateSuperseded", stalled: "True/IdentityConflict", says: "as it was"},
 		{name: "the connected one is the true one", given: []fact{superseded, accepts("one")}},
 		{name: "another one is", given: []fact{superseded, accepts("other")}, want: "True/CertificateSuperseded", stalled: "True/IdentityConflict"},
 		{name: "both kinds", given: []fact{superseded, cloned}, want: "True/CertificateSuperseded", stalled: "True/IdentityConflict"},
-		{name: "two instances, until the true one was heard", given: []fact{cloned, accepts("two")}, want: "True/TwoInstances", stalled: "True/IdentityConflict"},
+		{name: "two instances, until the true one was heard", given: []fact{cloned, accepts("two")}, want: "True/Cloned", stalled: "True/IdentityConflict"},
 		{name: "a certificate that must be replaced", given: []fact{certificateEnds(-30 * day)}, stalled: "True/CertificateExpired"},
 		{name: "a certificate that the agent renews", given: []fact{certificateEnds(-30*day + 10)}},
 	} {
@@ -132,6 +142,33 @@ func TestConflict(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+func TestKeepJournal(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		given []fact
+		want  string
+	}{
+		{"nobody has enrolled", []fact{notEnrolled}, ""},
+		{"nothing is reported yet", []fact{neverSeen}, ""},
+		{"the first is its own", []fact{journals("", "a")}, "a"},
+		{"which stays", []fact{journals("a", "b")}, "a"},
+		{"which stays, though an agent names none", []fact{journals("a", "")}, "a"},
+		{"until a person accepts who has another", []fact{journals("a", "b"), accepts("one")}, "b"},
+		{"not who had it before", []fact{journals("a", "b"), accepts("zero")}, "a"},
+		{"an agent that names none, accepted", []fact{journals("a", ""), accepts("one")}, "a"},
+	} {
+		f := given(tt.given...)
+		keepJournal(f.Endpoint)
+		got := ""
+		if f.Status.Identity != nil {
+			got = f.Status.Identity.JournalID
+		}
+		if got != tt.want {
+			t.Errorf("%s: %q is kept, want %q", tt.name, got, tt.want)
+		}
 	}
 }
 
@@ -155,6 +192,8 @@ func TestSummary(t *testing.T) {
 		{"suspended", append([]fact{lifecycle("Suspended")}, everything...), "Suspended", "refused until spec.lifecycle is Active again"},
 		{"suspended before it has enrolled", []fact{lifecycle("Suspended"), notEnrolled}, "Suspended", "refused until spec.lifecycle is Active again"},
 		{"two machines", everything, "Conflict", "two machines use this identity; actions are held"},
+		{"one that was set back", []fact{rolledBack}, "Conflict", "a machine with this identity was set back to an earlier state; actions are held"},
+		{"one that has lost its journal", []fact{journals("a", "b")}, "Conflict", "its agent has lost the journal of what it did; actions are held"},
 		{"an outdated copy", []fact{superseded}, "Conflict", "a machine holds an outdated copy of this identity; actions are held"},
 		{"declared", []fact{notEnrolled}, "NotEnrolled", "no machine has enrolled: make an EnrollmentToken with endpointName laptop"},
 		{"silent", []fact{offline, isolated, skewed, drifted}, "Offline", "last heartbeat 2026-11-24 12:00:00Z, at least 3 missed"},
@@ -170,7 +209,9 @@ func TestSummary(t *testing.T) {
 		{"the first that has one", []fact{version("6.1.0")}, "Online", ""},
 		{"an agent that names no version", []fact{version("")}, "Online", ""},
 		{"no websocket", []fact{noWebsocket}, "Online", "no websocket: the upgrade was answered with 403; actions wait for heartbeats"},
-		{"a websocket", []fact{noWebsocket, channel(v1alpha1.ChannelWebSocket)}, "Online", ""},
+		{"a websocket", []fact{noWebsocket, session}, "Online", ""},
+		{"a session that has ended", []fact{now(60), sessionEnded(55, "")}, "Online", "its session has ended; offline if no heartbeat comes by 2026-11-24 12:02:56Z"},
+		{"a session whose gateway is gone", []fact{now(60), sessionEnded(55, "its gateway is gone")}, "Online", "no websocket: its gateway is gone; actions wait for heartbeats"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			f := given(tt.given...)
