@@ -51,6 +51,14 @@ func (p *Peer) Vouch(key string) {
 	c.leave = c.server.known.enter(key, c.raw.silent, c.abort).leave
 }
 
+// Hand lets f have the connection that the handler has hijacked (http.Hijacker). f runs when the handler has returned, in a fresh goroutine, so
+// that nothing of the request is kept: neither its memory nor the stack that grew with it. The connection is closed when f returns, or when the
+// handler does if it hands it to nobody.
+//
+// A connection that was handed over has no deadline, and no reader of this package. It keeps its place among those that were vouched for, and
+// loses it to nobody because it is silent. Shutdown waits for f as for a request under way, and then ends the connection.
+func (p *Peer) Hand(f func()) { p.conn.next = f }
+
 // stream is what a conn needs of a *tls.Conn.
 type stream interface {
 	io.ReadWriteCloser
@@ -66,6 +74,7 @@ type conn struct {
 	handler http.Handler
 	leave   func() bool
 	vouched bool
+	next    func()      // has the connection after its handler; see Hand
 	busy    atomic.Bool // a request is under way
 
 	first  byte // read ahead while idle
@@ -113,9 +122,23 @@ func (c *conn) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// serve answers requests until the connection is to end.
+// serve answers requests until the connection is to end, or is handed over.
 func (c *conn) serve() {
-	defer c.close()
+	if !c.answerAll() {
+		c.close()
+		return
+	}
+	f := c.next
+	c.next, c.handler = nil, nil
+	c.server.running.Go(func() {
+		defer c.close()
+		defer c.survive("A session could not go on.", func() {})
+		f()
+	})
+}
+
+// answerAll answers requests, and tells whether the connection is another's now.
+func (c *conn) answerAll() (handed bool) {
 	var in *bufio.Reader
 	defer func() {
 		if in != nil {
@@ -125,21 +148,25 @@ func (c *conn) serve() {
 	for fresh := true; ; fresh = false {
 		if in == nil {
 			if !c.await(fresh) {
-				return
+				return false
 			}
 			in, _ = readers.Get().(*bufio.Reader) // the pool holds nothing else
 			in.Reset(c)
 		} else if c.server.draining.Load() {
-			return
+			return false
 		}
 		c.busy.Store(true)
 		if !fresh { // the deadline of the first header block is that of the handshake
 			c.deadline(c.server.config.HandshakeTimeout)
 		}
-		keep := c.exchange(in)
+		keep, hijacked := c.exchange(in)
+		if hijacked {
+			in = nil // it may be in use
+			return c.next != nil
+		}
 		c.busy.Store(false)
 		if !keep {
-			return
+			return false
 		}
 		if in.Buffered() == 0 {
 			release(in)
@@ -176,35 +203,42 @@ func (c *conn) writeDeadline() {
 	_ = c.raw.SetWriteDeadline(time.Now().Add(c.server.config.WriteTimeout)) // likewise
 }
 
-// exchange reads one request and answers it. It tells whether another may follow.
-func (c *conn) exchange(in *bufio.Reader) (keep bool) {
+// exchange reads one request and answers it. It tells whether another may follow, and whether the connection was hijacked instead.
+func (c *conn) exchange(in *bufio.Reader) (keep, hijacked bool) {
 	r, problem := c.readRequest(in)
 	w := newResponse(r)
+	w.conn, w.in = c, in
 	defer w.release()
 	if problem != nil {
 		problem.Write(w)
 		_ = w.send(c, false) // turned away; if it is gone, the better
 		c.linger()
-		return false
+		return false, false
 	}
 	body := &body{conn: c, reader: r.Body, left: r.ContentLength, expect: r.ProtoAtLeast(1, 1) && r.Header.Get("Expect") == "100-continue"}
 	r.Body = body
 	c.deadline(c.server.config.BodyTimeout)
 	survived := c.call(w, r.WithContext(c.server.ctx))
+	if w.hijacked {
+		if !survived {
+			c.next = nil
+		}
+		return false, true
+	}
 
 	clean := body.left == 0 || body.left <= maxDiscard && !body.expect // the next request's first byte can be found
 	keep = survived && clean && !r.Close && r.ProtoAtLeast(1, 1) && !c.server.draining.Load() && w.header.Get("Connection") != "close"
 	if err := w.send(c, keep); err != nil {
-		return false
+		return false, false
 	}
 	if body.left != 0 && keep {
 		_, err := io.CopyN(io.Discard, body, body.left)
-		return err == nil
+		return err == nil, false
 	}
 	if body.left != 0 {
 		c.linger()
 	}
-	return keep
+	return keep, false
 }
 
 // readRequest reads a header block of at most wire.MaxHeaderBytes.
@@ -242,15 +276,20 @@ func validHeader(h http.Header) bool {
 
 // call runs the handler. A panic in it is an answer of 500 and the end of this connection, no more.
 func (c *conn) call(w *response, r *http.Request) (survived bool) {
-	defer func() {
-		if p := recover(); p != nil {
-			c.server.config.Log.Error(fmt.Errorf("panic: %v", p), "A request could not be answered.", "path", r.URL.Path, "stack", string(debug.Stack()))
-			w.reset()
-			(&wire.Problem{Name: wire.Internal, Detail: "The gateway failed on this request; its log says more.", RetryAfter: time.Minute}).Write(w)
-		}
-	}()
+	defer c.survive("A request could not be answered.", func() {
+		w.clear()
+		(&wire.Problem{Name: wire.Internal, Detail: "The gateway failed on this request; its log says more.", RetryAfter: time.Minute}).Write(w)
+	}, "path", r.URL.Path)
 	c.handler.ServeHTTP(w, r)
 	return true
+}
+
+// survive is deferred: a panic ends one connection, and not the gateway.
+func (c *conn) survive(what string, then func(), keysAndValues ...any) {
+	if p := recover(); p != nil {
+		c.server.config.Log.Error(fmt.Errorf("panic: %v", p), what, append(keysAndValues, "stack", string(debug.Stack()))...)
+		then()
+	}
 }
 
 // linger lets a client that still sends read the answer before the connection ends.

@@ -119,7 +119,7 @@ func BenchmarkExchange(b *testing.B) {
 	for b.Loop() {
 		p.in.Reset(request)
 		p.out.Reset()
-		if !c.exchange(in) {
+		if keep, _ := c.exchange(in); !keep {
 			b.Fatal("the connection ended")
 		}
 	}

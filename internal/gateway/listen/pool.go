@@ -97,10 +97,13 @@ func (p *pool[K]) surplus(h *holder[K], newcomer *place[K]) *place[K] {
 		return nil
 	}
 	out, silence := from.mostSilent()
-	if from == h && silence < patience {
-		return newcomer
+	if from.n > h.n || silence >= patience {
+		return out
 	}
-	return out
+	if own, silence := h.mostSilent(); silence >= patience {
+		return own
+	}
+	return newcomer
 }
 
 func (p *pool[K]) count() int {

@@ -1,7 +1,10 @@
 package listen
 
 import (
+	"bufio"
 	"bytes"
+	"errors"
+	"net"
 	"net/http"
 	"strconv"
 	"sync"
@@ -20,6 +23,10 @@ type response struct {
 	body   bytes.Buffer
 	head   bytes.Buffer
 	toHead bool // the request was HEAD
+
+	conn     *conn
+	in       *bufio.Reader
+	hijacked bool
 }
 
 // newResponse is an answer to r, which is nil if it could not be read.
@@ -38,6 +45,12 @@ func (w *response) release() {
 }
 
 func (w *response) reset() {
+	w.clear()
+	w.conn, w.in, w.hijacked = nil, nil, false
+}
+
+// clear forgets what was to be answered.
+func (w *response) clear() {
 	clear(w.header)
 	w.status = 0
 	w.body.Reset()
@@ -56,6 +69,9 @@ func (w *response) WriteHeader(status int) {
 
 // Write implements http.ResponseWriter.
 func (w *response) Write(b []byte) (int, error) {
+	if w.hijacked {
+		return 0, http.ErrHijacked
+	}
 	w.WriteHeader(http.StatusOK)
 	return w.body.Write(b)
 }
@@ -63,15 +79,10 @@ func (w *response) Write(b []byte) (int, error) {
 // send writes the answer in one piece.
 func (w *response) send(c *conn, keep bool) error {
 	w.WriteHeader(http.StatusOK)
-	h := &w.head
-	h.WriteString("HTTP/1.1 ")
-	h.Write(strconv.AppendInt(h.AvailableBuffer(), int64(w.status), 10))
-	h.WriteString(" " + http.StatusText(w.status) + "\r\nDate: ")
-	h.Write(time.Now().UTC().AppendFormat(h.AvailableBuffer(), http.TimeFormat))
-	h.WriteString("\r\n")
 	w.header.Del("Content-Length")
 	w.header.Del("Connection")
-	_ = w.header.Write(h) // into memory; it replaces line breaks in values, so that no value can begin a line of its own
+	w.writeHead()
+	h := &w.head
 	bare := w.status == http.StatusNoContent || w.status == http.StatusNotModified
 	if !bare {
 		h.WriteString("Content-Length: ")
@@ -88,4 +99,40 @@ func (w *response) send(c *conn, keep bool) error {
 	c.writeDeadline()
 	_, err := c.stream.Write(h.Bytes())
 	return err
+}
+
+// writeHead writes the status and the headers that were set, up to the last line.
+func (w *response) writeHead() {
+	h := &w.head
+	h.WriteString("HTTP/1.1 ")
+	h.Write(strconv.AppendInt(h.AvailableBuffer(), int64(w.status), 10))
+	h.WriteString(" " + http.StatusText(w.status) + "\r\nDate: ")
+	h.Write(time.Now().UTC().AppendFormat(h.AvailableBuffer(), http.TimeFormat))
+	h.WriteString("\r\n")
+	_ = w.header.Write(h) // into memory; it replaces line breaks in values, so that no value can begin a line of its own
+}
+
+// Hijack implements http.Hijacker. If the handler has begun to answer, the answer's head is sent first: the 101 of an upgrade. The reader has
+// what came together with the request; the connection itself has no deadline any more. See Peer.Hand.
+func (w *response) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	if w.hijacked {
+		return nil, nil, http.ErrHijacked
+	}
+	c := w.conn
+	taken, ok := c.stream.(net.Conn)
+	if !ok {
+		return nil, nil, errors.New("this connection cannot be hijacked")
+	}
+	if w.status != 0 {
+		w.writeHead()
+		w.head.WriteString("\r\n")
+		c.writeDeadline()
+		if _, err := taken.Write(w.head.Bytes()); err != nil {
+			return nil, nil, err
+		}
+	}
+	w.hijacked = true
+	c.raw.handed.Store(true)
+	_ = taken.SetDeadline(time.Time{}) // fails on a closed connection only
+	return taken, bufio.NewReadWriter(w.in, bufio.NewWriterSize(taken, 16)), nil
 }

@@ -213,7 +213,8 @@ func failure(err error, held bool) Result {
 	}
 }
 
-// Shutdown stops accepting, closes idle connections, and lets requests under way finish until ctx is done. Afterwards nothing runs.
+// Shutdown stops accepting, closes idle connections, and lets requests under way, and connections that were handed over, finish until ctx is
+// done; then it ends them. Afterwards nothing runs.
 func (s *Server) Shutdown(ctx context.Context) {
 	s.mu.Lock()
 	s.draining.Store(true)

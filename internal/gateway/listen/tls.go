@@ -71,6 +71,7 @@ type rawConn struct {
 	net.Conn
 	left    int          // bytes that may be read; negative: no bound
 	waiting atomic.Int64 // since when a Read waits, in nanoseconds from epoch; 0: none does
+	handed  atomic.Bool  // somebody else reads, and knows how long to wait
 }
 
 var epoch = time.Now()
@@ -93,7 +94,7 @@ func (c *rawConn) Read(p []byte) (int, error) {
 
 // silent is for how long the client has owed us bytes.
 func (c *rawConn) silent() time.Duration {
-	if since := c.waiting.Load(); since != 0 {
+	if since := c.waiting.Load(); since != 0 && !c.handed.Load() {
 		return time.Since(epoch) - time.Duration(since)
 	}
 	return 0
