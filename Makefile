@@ -60,6 +60,15 @@ T ?= 30s
 fuzz: ## Run every fuzz target for T each (T=30s).
 	@hack/fuzz.sh $(T)
 
+BENCH = go build -C test/bench -o $(BIN)/bench $(1) && exec $(BIN)/bench
+.PHONY: bench soak
+bench: ## Measure what an agent costs, beside a raw server and opamp-go's (ROWS=memory,attack for a part, N=1000 agents, DOC=docs/performance.md).
+	@$(call BENCH,.) --n=$(if $(filter command line,$(origin N)),$(N),5000) --rows=$(ROWS) $(if $(DOC),--doc=$(DOC))
+
+DURATION ?= 1h
+soak: ## A fleet in real time: DURATION (1h) of writes counted, and a twelfth of it (5m) without the API server.
+	@$(call BENCH,./soak) --duration=$(DURATION)
+
 .PHONY: sslscan
 sslscan: ## Compare the running demo's gateway with what Debian's sslscan finds (apt-get install sslscan).
 	@hack/sslscan.sh 127.0.0.1:$(GATEWAY_PORT)

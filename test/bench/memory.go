@@ -1,0 +1,149 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/rollcall-dev/rollcall/test/bench/drill"
+	"github.com/rollcall-dev/rollcall/test/bench/rig"
+	"github.com/rollcall-dev/rollcall/test/bench/table"
+)
+
+const (
+	// warmUp agents are connected before anything is counted: what the first ones cost is not what each costs.
+	warmUp = 100
+	// dialers connect at once.
+	dialers = 32
+	// requestBytes and replyBytes are of a heartbeat on a session, for servers that do not care, where none was seen in this run.
+	requestBytes, replyBytes = 420, 560
+)
+
+// held is what a server holds, per connected agent.
+type held struct {
+	each  float64 // bytes
+	notes string
+}
+
+// memory connects as many agents to each server, one server after the other, and compares what each holds once it is at rest.
+func (b *bench) memory(ctx context.Context) ([]table.Row, error) {
+	w, err := b.world(ctx)
+	if err != nil {
+		return nil, err
+	}
+	crowd, err := b.crowd(b.agents)
+	if err != nil {
+		return nil, err
+	}
+	defer crowd.Stop()
+	w.stopGateway() // what it did before is not what is measured
+	if err := w.start(ctx); err != nil {
+		return nil, err
+	}
+	got := map[drill.Kind]held{}
+	sizes := drill.Report{Request: requestBytes, Reply: replyBytes}
+	for _, kind := range beside {
+		b.say("memory: %d agents on %s", b.agents, kind)
+		if got[kind], err = b.held(ctx, crowd, kind, &sizes); err != nil {
+			return nil, err
+		}
+	}
+	row := besideRow("memory", fmt.Sprintf("memory per connected agent, at %d", b.agents), got, func(h held) (float64, string) { return h.each / 1e3, "%.1f KB" })
+	row.Goal = table.AtMost(row.Ratio, 1.2, "×")
+	row.Notes = append(row.Notes, got[drill.Session].notes)
+	if row.Goal.Missed() {
+		if _, err := crowd.Do(drill.Order{Deed: drill.Open, Kind: drill.Session, Address: w.gateway.Address, Count: b.agents, Workers: dialers}); err != nil {
+			return nil, err
+		}
+		if _, err := rig.Collected(ctx, w.gateway); err != nil {
+			return nil, err
+		}
+		err = b.missed(ctx, &row, w.gateway, "heap.pprof", func() error { return nil })
+	}
+	return []table.Row{row}, err
+}
+
+// besideRow is a row of what was measured of each kind of server.
+func besideRow[T any](key, name string, got map[drill.Kind]T, show func(T) (figure float64, format string)) table.Row {
+	ours, format := show(got[drill.Session])
+	raw, _ := show(got[drill.Raw])
+	opamp, _ := show(got[drill.OpAMP])
+	return table.Row{
+		Key: key, Name: name, Value: fmt.Sprintf(format, ours), Beside: fmt.Sprintf(format+" raw", raw), Ratio: ours / raw,
+		Notes: []string{fmt.Sprintf("opamp-go's server: "+format+", %.2f× raw", opamp, opamp/raw)},
+	}
+}
+
+// held measures one server.
+func (b *bench) held(ctx context.Context, crowd *rig.Crowd, kind drill.Kind, sizes *drill.Report) (held, error) {
+	server, address, stop, err := b.server(ctx, kind, sizes.Reply)
+	if err != nil {
+		return held{}, err
+	}
+	defer stop()
+	open := drill.Order{Deed: drill.Open, Kind: kind, Address: address, Count: warmUp, Workers: dialers, Request: sizes.Request, Reply: sizes.Reply}
+	before, err := b.fill(ctx, crowd, open, server)
+	if err != nil {
+		return held{}, err
+	}
+	heap := b.fleetOf.heap(ctx, kind)
+	open.Count = b.agents - warmUp
+	after, err := b.fill(ctx, crowd, open, server)
+	if err != nil {
+		return held{}, err
+	}
+	h := held{each: float64(after-before) / float64(open.Count)}
+	if now := b.fleetOf.heap(ctx, kind); kind == drill.Session {
+		per := func(i int) float64 { return (now[i] - heap[i]) / float64(open.Count) / 1e3 }
+		h.notes = fmt.Sprintf("of the gateway's, %.1f KB are heap and %.1f KB stacks", per(0), per(1))
+	}
+	r, err := crowd.Do(drill.Order{Deed: drill.Beat, Kind: kind, Workers: 1, Time: 100 * time.Millisecond})
+	if err != nil {
+		return held{}, err
+	}
+	if kind == drill.Session {
+		sizes.Request, sizes.Reply = r.Request, r.Reply
+	}
+	_, err = crowd.Do(drill.Order{Deed: drill.Close, Kind: kind})
+	return h, err
+}
+
+// fill connects agents and waits until the server is at rest.
+func (b *bench) fill(ctx context.Context, crowd *rig.Crowd, open drill.Order, server rig.Server) (int64, error) {
+	if _, err := crowd.Do(open); err != nil {
+		return 0, err
+	}
+	if open.Kind == drill.Session {
+		if err := b.fleetOf.gateway.Idle(ctx, 2*time.Minute); err != nil {
+			return 0, err
+		}
+	}
+	return rig.Collected(ctx, server)
+}
+
+// server is a running one of the kind; the gateway is the one of the fleet, and goes on.
+func (b *bench) server(ctx context.Context, kind drill.Kind, reply int) (s rig.Server, address string, stop func(), err error) {
+	program := map[drill.Kind]string{drill.Raw: "rawserver", drill.OpAMP: "opampserver"}[kind]
+	if program == "" {
+		if err := b.fleetOf.start(ctx); err != nil {
+			return nil, "", nil, err
+		}
+		return b.fleetOf.gateway, b.fleetOf.gateway.Address, func() {}, nil
+	}
+	subject, err := b.pki.Subject(ctx, b.bin, b.dir, program, reply)
+	if err != nil {
+		return nil, "", nil, err
+	}
+	return subject, subject.Address, subject.Kill, nil
+}
+
+// heap is what Go's runtime says of a gateway: bytes of the heap in use, and of stacks.
+func (w *world) heap(ctx context.Context, kind drill.Kind) (bytes [2]float64) {
+	if kind != drill.Session {
+		return bytes
+	}
+	for i, name := range []string{"go_memstats_heap_inuse_bytes", "go_memstats_stack_inuse_bytes"} {
+		bytes[i], _ = w.gateway.Metric(ctx, name) // a note, for people
+	}
+	return bytes
+}

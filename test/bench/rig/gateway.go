@@ -1,0 +1,130 @@
+package rig
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/rollcall-dev/rollcall/hack/local"
+	"github.com/rollcall-dev/rollcall/test/bench/probe"
+)
+
+// Gateway is one that runs.
+type Gateway struct {
+	*local.Process
+	// Address is for agents, Health for us.
+	Address, Health string
+	// Profiles is where they go.
+	Profiles, Binary string
+}
+
+// Metric is the sum of a metric over its labels. One that is not there is 0.
+func (g *Gateway) Metric(ctx context.Context, name string) (float64, error) {
+	_, text, err := g.ask(ctx, "/metrics")
+	if err != nil {
+		return 0, err
+	}
+	return Sum(text, name)
+}
+
+// Sum adds up a metric in Prometheus' text format.
+func Sum(text, name string) (sum float64, err error) {
+	for r := bufio.NewScanner(strings.NewReader(text)); r.Scan(); {
+		rest, found := strings.CutPrefix(r.Text(), name)
+		if !found || rest == "" || rest[0] != ' ' && rest[0] != '{' {
+			continue
+		}
+		value := rest[strings.LastIndexByte(rest, ' ')+1:]
+		n, err := strconv.ParseFloat(value, 64)
+		if err != nil {
+			return 0, fmt.Errorf("read the metric %s: %w", name, err)
+		}
+		sum += n
+	}
+	return sum, nil
+}
+
+// Idle waits until nothing waits to be written.
+func (g *Gateway) Idle(ctx context.Context, patience time.Duration) error {
+	return Poll(ctx, patience, func() error {
+		n, err := g.Metric(ctx, "rollcall_gateway_pending_writes")
+		if err == nil && n > 0 {
+			err = fmt.Errorf("%.0f endpoints wait to be written", n)
+		}
+		return err
+	})
+}
+
+func (g *Gateway) ask(ctx context.Context, path string) (ok bool, body string, err error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+g.Health+path, nil)
+	if err != nil {
+		return false, "", err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return false, "", err
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	return resp.StatusCode == http.StatusOK, string(b), err
+}
+
+// Profile takes a CPU profile while do runs, and one of the heap after it.
+func (g *Gateway) Profile(do func() error) error {
+	if err := g.Signal(syscall.SIGUSR2); err != nil {
+		return err
+	}
+	err := Poll(context.Background(), 5*time.Second, func() error { // two signals at once would be one
+		_, err := os.Stat(filepath.Join(g.Profiles, "cpu.pprof"))
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return errors.Join(do(), g.Signal(syscall.SIGUSR2))
+}
+
+// Top is the head of a profile, once it is whole: cpu.pprof by time, heap.pprof by what is in use.
+func (g *Gateway) Top(ctx context.Context, profile string, lines int) (string, error) {
+	file := filepath.Join(g.Profiles, profile)
+	var out []byte
+	err := Poll(ctx, 10*time.Second, func() (err error) {
+		out, err = exec.CommandContext(ctx, "go", "tool", "pprof", "-top", "-nodecount="+strconv.Itoa(lines), g.Binary, file).Output()
+		return err
+	})
+	return string(out), err
+}
+
+// Server is a process whose memory and CPU are measured.
+type Server interface {
+	PID() int
+	Signal(s syscall.Signal) error
+}
+
+// Collected is what a server holds when all that it does not use was given back.
+func Collected(ctx context.Context, s Server) (int64, error) {
+	if err := s.Signal(syscall.SIGUSR1); err != nil {
+		return 0, err
+	}
+	return probe.Settled(ctx, s.PID(), 1500*time.Millisecond, 15*time.Second)
+}
+
+func freeAddress() (string, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", fmt.Errorf("find a free port: %w", err)
+	}
+	defer l.Close()
+	return l.Addr().String(), nil
+}
