@@ -11,6 +11,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
+
+	"github.com/rollcall-dev/rollcall/api/v1alpha1"
 )
 
 // Person is somebody with the rights of a platform team in one namespace: rollcall-view, rollcall-admin, and to get the Secrets that are
@@ -73,6 +75,12 @@ func CreatePerson(ctx context.Context, admin *rest.Config, namespace, name, dir 
 		if err := step(); err != nil && !apierrors.IsAlreadyExists(err) {
 			return p, fmt.Errorf("make the person %s/%s: %w", namespace, name, err)
 		}
+	}
+	// of the roles that were bound, the last to come together: Kubernetes itself aggregates it
+	admins := rbacv1.PolicyRule{APIGroups: []string{v1alpha1.GroupVersion.Group}, Resources: []string{"enrollmenttokens"}, Verbs: []string{"create"}}
+	views := rbacv1.PolicyRule{APIGroups: admins.APIGroups, Resources: admins.Resources, Verbs: []string{"get"}}
+	if err := AwaitRights(ctx, client, p.User(), namespace, append(secretRole.Rules, admins, views)...); err != nil {
+		return p, err
 	}
 	token := filepath.Join(dir, namespace+"-"+name+".token")
 	if err := WriteToken(ctx, admin, namespace, name, token); err != nil {

@@ -10,6 +10,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
+	"github.com/rollcall-dev/rollcall/hack/local"
 	"github.com/rollcall-dev/rollcall/test/harness"
 )
 
@@ -145,17 +146,20 @@ func TestAVerbInAnotherNamespace(t *testing.T) {
 // bindTo gives somebody rights in one more namespace.
 func bindTo(t *testing.T, namespace string, who account, rule rbacv1.PolicyRule) {
 	t.Helper()
-	client := admin(t).kube.RbacV1()
-	role, err := client.Roles(namespace).Create(t.Context(), &rbacv1.Role{ObjectMeta: metav1.ObjectMeta{GenerateName: "person-"}, Rules: []rbacv1.PolicyRule{rule}}, metav1.CreateOptions{})
+	client := admin(t).kube
+	role, err := client.RbacV1().Roles(namespace).Create(t.Context(), &rbacv1.Role{ObjectMeta: metav1.ObjectMeta{GenerateName: "person-"}, Rules: []rbacv1.PolicyRule{rule}}, metav1.CreateOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = client.RoleBindings(namespace).Create(t.Context(), &rbacv1.RoleBinding{
+	_, err = client.RbacV1().RoleBindings(namespace).Create(t.Context(), &rbacv1.RoleBinding{
 		ObjectMeta: metav1.ObjectMeta{GenerateName: "person-"},
 		Subjects:   []rbacv1.Subject{{Kind: rbacv1.UserKind, APIGroup: rbacv1.GroupName, Name: who.user}},
 		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: role.Name},
 	}, metav1.CreateOptions{})
 	if err != nil {
+		t.Fatal(err)
+	}
+	if err := local.AwaitRights(t.Context(), client, who.user, namespace, rule); err != nil {
 		t.Fatal(err)
 	}
 }

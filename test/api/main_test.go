@@ -15,6 +15,7 @@ import (
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/yaml"
 
+	"github.com/rollcall-dev/rollcall/hack/local"
 	"github.com/rollcall-dev/rollcall/test/harness"
 )
 
@@ -125,7 +126,18 @@ func person(t *testing.T, namespace string, clusterRoles []string, rules ...rbac
 		}
 		bind("Role", role.Name)
 	}
-	return serviceAccount(t, home, "person")
+	for _, name := range clusterRoles {
+		role, err := client.RbacV1().ClusterRoles().Get(t.Context(), name, metav1.GetOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		rules = append(rules, role.Rules...)
+	}
+	who := serviceAccount(t, home, "person")
+	if err := local.AwaitRights(t.Context(), client, who.user, namespace, rules...); err != nil {
+		t.Fatal(err)
+	}
+	return who
 }
 
 func endpointVerbs(verbs ...string) rbacv1.PolicyRule {
