@@ -4,12 +4,16 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/rollcall-dev/rollcall/test/harness"
 )
 
-// conformance runs the agent that was written from the protocol's document alone, in a module that cannot import this one.
+// conformanceCommand is how docs/protocol.md says to run the agent that was written from it alone, in a module that cannot import this one.
+const conformanceCommand = "go -C test/conformance run . -server https://host:8443 -token-file FILE"
+
+// conformance runs it.
 func conformance(t *testing.T, s *system) {
 	n := s.tenant(t, "conformance")
 	dir := t.TempDir()
@@ -18,13 +22,8 @@ func conformance(t *testing.T, s *system) {
 		t.Fatal(err)
 	}
 	n.Apply(t, `{apiVersion: rollcall.dev/v1alpha1, kind: EndpointPolicy, metadata: {name: fast}, spec: {heartbeat: {intervalSeconds: 1}}}`)
-	client := filepath.Join(dir, "conformance")
-	build := exec.CommandContext(t.Context(), "go", "build", "-o", client, ".")
-	build.Dir = filepath.Join(harness.Root(), "test", "conformance")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build the conformance client: %v\n%s", err, out)
-	}
-	out, err := exec.CommandContext(t.Context(), client, "-server", "https://"+s.GatewayAddress, "-token-file", file).CombinedOutput()
+	command := strings.NewReplacer("https://host:8443", "https://"+s.GatewayAddress, "FILE", file).Replace(conformanceCommand)
+	out, err := bash(t, command).CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}

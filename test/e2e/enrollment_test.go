@@ -33,6 +33,7 @@ func TestEnrollment(t *testing.T) {
 	t.Run("a token for one endpoint", func(t *testing.T) { namedToken(t, s) })
 	t.Run("an agent from the document alone", func(t *testing.T) { conformance(t, s) })
 	t.Run("with curl", func(t *testing.T) { curl(t, s) })
+	t.Run("as the documents tell", func(t *testing.T) { documented(t, s) })
 }
 
 // csrWrites counts the certificate requests that the gateway has made so far.
