@@ -31,6 +31,12 @@ type options struct {
 	beatSpacing                 time.Duration
 	beatBurst                   int
 	latePackets                 time.Duration
+	firstMessage, sessionSlack  time.Duration
+	pingInterval, sessionSweep  time.Duration
+	downAfter, seenRefresh      time.Duration
+	messageRate, sessionRate    float64
+	messageBurst, maxUnanswered int
+	drainSpread                 time.Duration
 	writeRate                   float64
 	drainTimeout                time.Duration
 	logLevel, logFormat         string
@@ -68,8 +74,19 @@ func parse(args []string) (*options, error) {
 	f.DurationVar(&o.beatSpacing, "heartbeat-spacing", 10*time.Second, "between heartbeats of one endpoint on average, or half of its interval if that is less")
 	f.IntVar(&o.beatBurst, "heartbeat-burst", 4, "heartbeats of one endpoint at once")
 	f.DurationVar(&o.latePackets, "late-packets", time.Minute, "how long after an agent's restart its earlier start may be heard of and is not taken for a clone")
+	f.Float64Var(&o.sessionRate, "session-rate", 200, "websockets a second that may begin, and a second's worth at once; the others are told when to come again")
+	f.DurationVar(&o.firstMessage, "first-message-timeout", 10*time.Second, "for the first message on a websocket")
+	f.DurationVar(&o.pingInterval, "ping-interval", 30*time.Second, "how often an agent whose policy says nothing gives a sign of life on a websocket")
+	f.DurationVar(&o.sessionSlack, "session-slack", 40*time.Second, "a websocket is closed that is silent for twice its ping interval and this")
+	f.DurationVar(&o.sessionSweep, "session-sweep", time.Second, "how often all websockets are looked at for silence")
+	f.DurationVar(&o.downAfter, "session-down-after", 30*time.Second, "how long after a websocket's end the endpoint is recorded as not connected, if it was not heard of since")
+	f.DurationVar(&o.seenRefresh, "seen-refresh", time.Hour, "how often it is recorded when an endpoint on a websocket was last heard of")
+	f.Float64Var(&o.messageRate, "message-rate", 20, "messages a second of one agent on its websocket")
+	f.IntVar(&o.messageBurst, "message-burst", 60, "messages of one agent at once")
+	f.IntVar(&o.maxUnanswered, "max-unanswered", 8, "messages of one agent that may wait for an answer")
 	f.Float64Var(&o.writeRate, "write-rate", 100, "writes a second to the status of Endpoints")
 	f.DurationVar(&o.drainTimeout, "drain-timeout", 20*time.Second, "after SIGTERM, for requests under way and for what waits to be written")
+	f.DurationVar(&o.drainSpread, "drain-spread", 5*time.Second, "over how long the websockets of many agents are closed after SIGTERM; of few, less")
 	f.StringVar(&o.logLevel, "log-level", "info", "info or debug")
 	f.StringVar(&o.logFormat, "log-format", "json", "json or console")
 	if err := f.Parse(args); err != nil {

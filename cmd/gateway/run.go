@@ -20,17 +20,19 @@ import (
 	"github.com/rollcall-dev/rollcall/internal/gateway/limit"
 	"github.com/rollcall-dev/rollcall/internal/gateway/listen"
 	"github.com/rollcall-dev/rollcall/internal/gateway/serving"
+	"github.com/rollcall-dev/rollcall/internal/gateway/session"
 	"github.com/rollcall-dev/rollcall/internal/store"
 )
 
 // process is what runs.
 type process struct {
-	options *options
-	log     logr.Logger
-	store   *store.Store
-	serving *serving.Keeper
-	agents  *listen.Server
-	health  *gateway.Health
+	options  *options
+	log      logr.Logger
+	store    *store.Store
+	serving  *serving.Keeper
+	sessions *session.Hub
+	agents   *listen.Server
+	health   *gateway.Health
 }
 
 // build puts the parts together. Nothing runs yet.
@@ -54,19 +56,21 @@ func build(o *options, log logr.Logger) (*process, error) {
 	if err != nil {
 		return nil, fmt.Errorf("register metrics: %w", err)
 	}
-	beats := heartbeat.New(heartbeat.Config{Source: s, Gateway: name, MinInterval: o.beatSpacing, Burst: o.beatBurst, Grace: o.latePackets})
+	beats := heartbeat.New(heartbeat.Config{
+		Source: s, Gateway: name, MinInterval: o.beatSpacing, Burst: o.beatBurst, Grace: o.latePackets, PingInterval: o.pingInterval,
+	})
+	judge := auth.New(s)
+	sessions, err := newHub(o, log, beats, judge, registry)
+	if err != nil {
+		return nil, err
+	}
 	certificates := enroll.New(enroll.Config{
 		Source: s, Wait: o.certificateWait, Renewal: limit.Rate{Every: o.renewSpacing, Burst: 1},
 		PerSource: limit.PerSecond(o.perSource, int(5*o.perSource)), PerToken: limit.PerSecond(o.perToken, int(o.perToken)), Total: limit.PerSecond(o.total, int(o.total)),
 	})
-	s.OnChange(func(identityID string) {
-		if identityID != "" {
-			beats.Forget(identityID)
-			certificates.Forget(identityID)
-		}
-	})
-	front := gateway.New(gateway.Config{Source: s, Auth: auth.New(s), Enroll: certificates, Heartbeat: beats, Metrics: metrics, Log: log})
-	p := &process{options: o, log: log, store: s, serving: serving.New(s, o.names, o.servingRenew, log)}
+	tell(s, beats, certificates, sessions)
+	front := gateway.New(gateway.Config{Source: s, Auth: judge, Enroll: certificates, Heartbeat: beats, Sessions: sessions, Metrics: metrics, Log: log})
+	p := &process{options: o, log: log, store: s, serving: serving.New(s, o.names, o.servingRenew, log), sessions: sessions}
 	p.agents = listen.New(listen.Config{
 		Certificate: p.serving.Certificate, Welcome: front.Welcome, Handshake: metrics.Handshake, Log: log,
 		MaxHandshakes: o.maxHandshakes, MaxStrangers: o.maxStrangers, MaxConnections: o.maxConnections,
@@ -78,6 +82,38 @@ func build(o *options, log logr.Logger) (*process, error) {
 		return nil, fmt.Errorf("register metrics: %w", err)
 	}
 	return p, nil
+}
+
+func newHub(o *options, log logr.Logger, beats *heartbeat.Service, judge *auth.Authenticator, registry prometheus.Registerer) (*session.Hub, error) {
+	metrics, err := session.NewMetrics(registry)
+	if err != nil {
+		return nil, fmt.Errorf("register metrics: %w", err)
+	}
+	return session.New(session.Config{
+		Beats: beats, Auth: judge, Metrics: metrics, Log: log,
+		FirstMessage: o.firstMessage, Slack: o.sessionSlack, DownAfter: o.downAfter, Refresh: o.seenRefresh, Sweep: o.sessionSweep, Spread: o.drainSpread,
+		Messages: limit.PerSecond(o.messageRate, o.messageBurst), Unanswered: o.maxUnanswered, Upgrades: limit.PerSecond(o.sessionRate, int(o.sessionRate)),
+	}), nil
+}
+
+// tell has everybody told of what is new in the store: heartbeats before sessions, which ask them.
+func tell(s *store.Store, beats *heartbeat.Service, certificates *enroll.Service, sessions *session.Hub) {
+	s.OnChange(func(identityID string) {
+		if identityID != "" {
+			beats.Changed(identityID)
+			beats.Forget(identityID)
+			certificates.Forget(identityID)
+		}
+		sessions.Changed(identityID)
+	})
+	s.OnConnection(func(identityID string) {
+		beats.Changed(identityID)
+		sessions.Changed(identityID)
+	})
+	s.OnPolicy(func(string, string) {
+		beats.PolicyChanged()
+		sessions.PolicyChanged()
+	})
 }
 
 // run serves agents until ctx ends, and then drains.
@@ -118,6 +154,7 @@ func (p *process) serve(ctx context.Context, agents, probes net.Listener) error 
 	start(&writing, "watch the API server", func() error { return p.store.Run(reporting) })
 	start(&serving, "serve agents", func() error { return p.agents.Serve(agents) })
 	serving.Go(func() { p.serving.Run(asking) })
+	serving.Go(func() { p.sessions.Run(asking) })
 	if probes != nil {
 		start(&serving, "serve health", func() error { return health.Serve(probes) })
 	}
@@ -128,10 +165,11 @@ func (p *process) serve(ctx context.Context, agents, probes net.Listener) error 
 	case err = <-failed:
 	case <-ctx.Done():
 	}
-	p.log.Info("Stopping: requests under way are finished, what waits is written.")
+	p.log.Info("Stopping: websockets are closed, requests under way are finished, what waits is written.")
 	p.health.Drain()
 	drain, cancel := context.WithTimeout(background, p.options.drainTimeout/2)
 	defer cancel()
+	p.sessions.Drain(drain) // while HTTPS is served: agents fall back to it where there is no other gateway
 	p.agents.Shutdown(drain)
 	stopAsking()
 	stopReporting() // nobody reports any more: what waits is written, and the Lease deleted

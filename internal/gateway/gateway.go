@@ -16,6 +16,7 @@ import (
 	"github.com/rollcall-dev/rollcall/internal/gateway/enroll"
 	"github.com/rollcall-dev/rollcall/internal/gateway/heartbeat"
 	"github.com/rollcall-dev/rollcall/internal/gateway/listen"
+	"github.com/rollcall-dev/rollcall/internal/gateway/session"
 	"github.com/rollcall-dev/rollcall/internal/store"
 	"github.com/rollcall-dev/rollcall/internal/wire"
 )
@@ -32,6 +33,7 @@ type Config struct {
 	Auth      *auth.Authenticator
 	Enroll    *enroll.Service
 	Heartbeat *heartbeat.Service
+	Sessions  *session.Hub
 	Metrics   *Metrics
 	Log       logr.Logger
 }
@@ -75,6 +77,7 @@ var routes = []route{
 	{wire.PathEnroll, "enroll", []string{http.MethodPost}, false, (*connection).serveEnroll},
 	{wire.PathRenew, "renew", []string{http.MethodPost}, false, (*connection).serveRenew},
 	{wire.PathHeartbeat, "heartbeat", []string{http.MethodPost}, false, (*connection).serveHeartbeat},
+	{wire.PathSession, "session", []string{http.MethodGet}, false, (*connection).serveSession},
 }
 
 // ServeHTTP implements http.Handler.
@@ -161,7 +164,8 @@ func (c *connection) serveHeartbeat(w http.ResponseWriter, r *http.Request, now 
 	if p != nil {
 		return p
 	}
-	if p := c.gateway.Heartbeat.Admit(e, now); p != nil {
+	agent := c.gateway.Heartbeat.Agent(e, now)
+	if p := c.gateway.Heartbeat.Admit(agent, now); p != nil {
 		return p
 	}
 	m := &agentv1.Heartbeat{}
@@ -169,7 +173,9 @@ func (c *connection) serveHeartbeat(w http.ResponseWriter, r *http.Request, now 
 	if p != nil {
 		return p
 	}
-	reply, p := c.gateway.Heartbeat.Beat(e.IdentityID, m, c.peer.Address, now)
+	reply := &agentv1.HeartbeatReply{}
+	p = c.gateway.Heartbeat.Beat(agent, m, heartbeat.Via{Address: c.peer.Address}, now, reply)
+	c.gateway.Sessions.Heard(e.IdentityID) // it may have said that its session is over
 	if p != nil {
 		return p
 	}

@@ -38,6 +38,7 @@ import (
 	"github.com/rollcall-dev/rollcall/internal/gateway/heartbeat"
 	"github.com/rollcall-dev/rollcall/internal/gateway/limit"
 	"github.com/rollcall-dev/rollcall/internal/gateway/listen"
+	"github.com/rollcall-dev/rollcall/internal/gateway/session"
 	"github.com/rollcall-dev/rollcall/internal/identity"
 	"github.com/rollcall-dev/rollcall/internal/store"
 	"github.com/rollcall-dev/rollcall/internal/wire"
@@ -84,7 +85,7 @@ func (b *book) Write(r store.Report) {
 	if r.Connection != nil {
 		e.Connection = *r.Connection
 	}
-	e.LastSeen, e.AgentWritten, e.InventoryWritten = r.Seen, true, true
+	e.LastSeen, e.Agent, e.Inventory = r.Seen, store.DigestOf(r.Agent), store.DigestOf(r.Inventory)
 	b.endpoints[id] = e
 }
 
@@ -112,6 +113,8 @@ type world struct {
 	registry *prometheus.Registry
 	server   *listen.Server
 	sessions tls.ClientSessionCache
+	beats    *heartbeat.Service
+	hub      *session.Hub
 }
 
 func newWorld(t testing.TB) *world {
@@ -132,10 +135,17 @@ func newWorld(t testing.TB) *world {
 		t.Fatal(err)
 	}
 	wide := limit.PerSecond(1000, 1000)
+	judge := auth.New(w.book)
+	w.beats = heartbeat.New(heartbeat.Config{
+		Source: w.book, Gateway: "gw-abcde-fghij", MinInterval: time.Nanosecond, Burst: 100, Grace: time.Minute, PingInterval: time.Minute,
+	})
+	w.serveSessions(session.Config{
+		Beats: w.beats, Auth: judge, Log: logr.Discard(), FirstMessage: time.Minute, Slack: time.Minute, DownAfter: time.Minute,
+		Refresh: time.Hour, Sweep: time.Second, Messages: limit.PerSecond(1e6, 1e6), Unanswered: 8, Upgrades: wide, Spread: time.Second,
+	})
 	g := New(Config{
-		Source: w.book, Auth: auth.New(w.book), Metrics: metrics, Log: logr.Discard(),
-		Enroll:    enroll.New(enroll.Config{Source: w.book, PerSource: wide, PerToken: wide, Total: wide, Renewal: wide, Wait: time.Minute}),
-		Heartbeat: heartbeat.New(heartbeat.Config{Source: w.book, Gateway: "gw-abcde-fghij", MinInterval: time.Millisecond, Burst: 100, Grace: time.Minute}),
+		Source: w.book, Auth: judge, Metrics: metrics, Log: logr.Discard(), Heartbeat: w.beats, Sessions: w.hub,
+		Enroll: enroll.New(enroll.Config{Source: w.book, PerSource: wide, PerToken: wide, Total: wide, Renewal: wide, Wait: time.Minute}),
 	})
 	serving := certificate(t, ca, caKey, func(c *x509.Certificate) { c.DNSNames = []string{"gateway"} })
 	w.server = listen.New(listen.Config{
@@ -154,6 +164,7 @@ func newWorld(t testing.TB) *world {
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
+		w.hub.Drain(ctx)
 		w.server.Shutdown(ctx)
 		if err := <-served; err != nil {
 			t.Error(err)
@@ -297,7 +308,7 @@ func TestRoutes(t *testing.T) {
 		last               bool
 	}{
 		{"no such route", "GET", "/", none, nil, nil, "404 not-found", true},
-		{"no such route of the version", "GET", "/agent/v1/session", agent, nil, nil, "404 not-found", true},
+		{"no such route of the version", "GET", "/agent/v1/sessions", agent, nil, nil, "404 not-found", true},
 		{"another version", "POST", "/agent/v2/heartbeat", agent, nil, nil, "410 protocol-version-unsupported", true},
 		{"another method", "POST", wire.PathTrust, none, nil, nil, "405 method-not-allowed", true},
 		{"another method on a route for agents", "GET", wire.PathHeartbeat, none, nil, nil, "405 method-not-allowed", true},

@@ -13,8 +13,8 @@ import (
 // endpoints is the index of the enrolled Endpoints.
 type endpoints struct {
 	log logr.Logger
-	// changed is called without the lock with the identity of what changed.
-	changed func(identityID string)
+	// Called without the lock with the identity of what changed: changed for what gateways do not write, connected for what they do.
+	changed, connected func(identityID string)
 
 	mu         sync.RWMutex
 	byUID      map[uuid.UUID]*record
@@ -24,8 +24,8 @@ type endpoints struct {
 	shadowed map[uuid.UUID]*record
 }
 
-func newEndpoints(log logr.Logger, changed func(string)) *endpoints {
-	x := &endpoints{log: log, changed: changed}
+func newEndpoints(log logr.Logger, changed, connected func(string)) *endpoints {
+	x := &endpoints{log: log, changed: changed, connected: connected}
 	x.reset()
 	return x
 }
@@ -190,8 +190,11 @@ func (r *record) older(o *record) bool {
 	return r.uid.String() < o.uid.String()
 }
 
-// tell reports a change that is not only one of what gateways write.
+// tell reports a change.
 func (x *endpoints) tell(old, now *record) {
+	if now != nil && (old == nil || !old.sameConnection(now)) {
+		x.connected(now.id.String())
+	}
 	switch {
 	case old == nil && now == nil, old != nil && now != nil && old.sameButWritten(now):
 		return

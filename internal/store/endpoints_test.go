@@ -14,7 +14,7 @@ import (
 func indexed(t *testing.T, n int) (x *endpoints, told *[]string) {
 	t.Helper()
 	told = &[]string{}
-	x = newEndpoints(testLog(t), func(id string) { *told = append(*told, id) })
+	x = newEndpoints(testLog(t), func(id string) { *told = append(*told, id) }, func(string) {})
 	for i := range n {
 		x.event(machine(t, i+1))
 	}

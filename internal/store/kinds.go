@@ -18,6 +18,8 @@ import (
 type table[O metav1.Object, V any] struct {
 	key  func(O) string
 	view func(O) V
+	// changed is told what is new in an object, and what was there before; nil: nobody is.
+	changed func(before, now V)
 
 	mu   sync.RWMutex
 	rows map[string]V
@@ -31,10 +33,18 @@ func (t *table[O, V]) get(key string) (V, bool) {
 }
 
 func (t *table[O, V]) event(o O) {
-	v := t.view(o)
+	key, v := t.key(o), t.view(o)
 	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.rows[t.key(o)] = v
+	before := t.rows[key]
+	t.rows[key] = v
+	t.mu.Unlock()
+	t.tell(before, v)
+}
+
+func (t *table[O, V]) tell(before, now V) {
+	if t.changed != nil {
+		t.changed(before, now)
+	}
 }
 
 func (t *table[O, V]) drop(o O) {
@@ -49,8 +59,12 @@ func (t *table[O, V]) replace(all []O) {
 		rows[t.key(o)] = t.view(o)
 	}
 	t.mu.Lock()
-	defer t.mu.Unlock()
+	before := t.rows
 	t.rows = rows
+	t.mu.Unlock()
+	for key, v := range rows {
+		t.tell(before[key], v)
+	}
 }
 
 func newTokens() *table[*v1alpha1.EnrollmentToken, Token] {
@@ -60,10 +74,17 @@ func newTokens() *table[*v1alpha1.EnrollmentToken, Token] {
 	}
 }
 
-func newPolicies() *table[*v1alpha1.EndpointPolicy, Policy] {
+// newPolicies tells changed of what matters to agents: the manager also counts endpoints in the status.
+func newPolicies(changed func(namespace, name string)) *table[*v1alpha1.EndpointPolicy, Policy] {
 	return &table[*v1alpha1.EndpointPolicy, Policy]{
 		key:  func(p *v1alpha1.EndpointPolicy) string { return policyKey(p.Namespace, p.Name) },
 		view: policyOf, rows: map[string]Policy{},
+		changed: func(before, now Policy) {
+			signed := (before.Order == nil) == (now.Order == nil)
+			if before.Order, now.Order = nil, nil; !signed || before != now {
+				changed(now.Namespace, now.Name)
+			}
+		},
 	}
 }
 
@@ -98,6 +119,9 @@ func policyOf(p *v1alpha1.EndpointPolicy) Policy {
 		out.Missed = int(ptr.Deref(h.Missed, DefaultMissed))
 	}
 	out.WebsocketDisabled = p.Spec.CommandChannel != nil && p.Spec.CommandChannel.Mode == v1alpha1.CommandChannelHeartbeatOnly
+	if c := p.Spec.CommandChannel; c != nil {
+		out.PingInterval = time.Duration(ptr.Deref(c.PingIntervalSeconds, 0)) * time.Second
+	}
 	if p.Status.Order != nil {
 		out.Order = order.FromResource(*p.Status.Order)
 	}

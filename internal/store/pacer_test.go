@@ -147,7 +147,7 @@ const drainTimeout = 5 * time.Second
 func newBench(t *testing.T, n int, perSecond float64) *bench {
 	t.Helper()
 	d := &double{t: t, latency: 5 * time.Millisecond, objects: map[string]*v1alpha1.Endpoint{}, flying: map[string]bool{}}
-	x := newEndpoints(testLog(t), func(string) {})
+	x := newEndpoints(testLog(t), func(string) {}, func(string) {})
 	for i := range n {
 		e := machine(t, i+1)
 		x.event(d.store(e))
@@ -220,7 +220,7 @@ func TestOnlyTheNewestStateIsWritten(t *testing.T) {
 			t.Errorf("%d writes for 50 restarts within the first write, want 2", n)
 		}
 		got := b.api.stored(uidOf(1))
-		if got.connection.ID != instanceOf("start 49") || got.agent != digestOf(&v1alpha1.EndpointAgent{Version: "8.0.0", RejectedOrders: 49}) {
+		if got.connection.ID != instanceOf("start 49") || got.agent != DigestOf(&v1alpha1.EndpointAgent{Version: "8.0.0", RejectedOrders: 49}) {
 			t.Errorf("stored is %+v", got)
 		}
 	})
@@ -464,7 +464,7 @@ func TestRefusedContentIsDroppedAndTheRestKept(t *testing.T) {
 				t.Errorf("machine %d was seen at %s, stored is %s", n+1, at, got)
 			}
 		}
-		if got := b.api.stored(uidOf(1)).inventory; got != digestOf(machine(t, 1).Status.Inventory) {
+		if got := b.api.stored(uidOf(1)).inventory; got != DigestOf(machine(t, 1).Status.Inventory) {
 			t.Error("the refused inventory was stored")
 		}
 		if b.waits() != 0 || patches != 2 {

@@ -16,7 +16,7 @@ import (
 // block of an Endpoint's status, encoded.
 type block struct {
 	json   []byte
-	digest digest
+	digest Digest
 }
 
 func newBlock[T any](v *T) *block {
@@ -32,6 +32,7 @@ type change struct {
 	seen             time.Time
 	replaces         Connection
 	connection       *Connection
+	gateway          string // where the session was, if connection says that it is down
 	agent, inventory *block
 }
 
@@ -39,7 +40,7 @@ func changeOf(r Report) change {
 	c := change{seen: wholeSeconds(r.Seen), replaces: r.Replaces, agent: newBlock(r.Agent), inventory: newBlock(r.Inventory)}
 	if r.Connection != nil {
 		n := r.Connection.normal()
-		c.connection = &n
+		c.connection, c.gateway = &n, r.Replaces.Gateway
 	}
 	return c
 }
@@ -53,7 +54,9 @@ func (c *change) merge(n change) {
 	if n.seen.After(c.seen) {
 		c.seen = n.seen
 	}
-	c.connection = cmp.Or(n.connection, c.connection)
+	if n.connection != nil {
+		c.connection, c.gateway = n.connection, n.gateway
+	}
 	c.agent, c.inventory = cmp.Or(n.agent, c.agent), cmp.Or(n.inventory, c.inventory)
 }
 
@@ -107,7 +110,7 @@ func (c *change) blocks() (names []string) {
 func (c change) lesser() (kept change, dropped []string) {
 	kept = change{seen: c.seen, replaces: c.replaces}
 	if c.agent != nil || c.inventory != nil {
-		kept.connection = c.connection
+		kept.connection, kept.gateway = c.connection, c.gateway
 	}
 	for _, b := range c.blocks() {
 		if !slices.Contains(kept.blocks(), b) {
@@ -129,7 +132,14 @@ func (c *change) instance() Instance {
 // does needs no successor: the next heartbeat is judged by what is stored then.
 func (c *change) stands(stored Connection) bool {
 	mine := c.instance()
+	same := stored.Instance == mine && mine.ID != ""
 	switch {
+	case c.connection != nil && same && !c.follows(stored):
+		return false
+	case c.down() && same:
+		return true
+	case c.down() && c.replaces.Instance == mine: // it was stored, and another has taken its place
+		return false
 	case stored.Instance == c.replaces.Instance:
 		return c.connection == nil || stored.ConflictInstance == c.replaces.ConflictInstance
 	case stored.Epoch != mine.Epoch:
@@ -139,6 +149,38 @@ func (c *change) stands(stored Connection) bool {
 	}
 }
 
+// down tells whether this says that a session is down.
+func (c *change) down() bool {
+	return c.connection != nil && c.connection.Channel == v1alpha1.ChannelNone
+}
+
+// follows tells whether the connection may take the place of one that is stored of the same session. A session is down only where it was up,
+// at the same gateway: whoever has heard of the machine since then knows better. And it is not up where the agent has said that it is over, or
+// where another gateway has it.
+func (c *change) follows(stored Connection) bool {
+	up := stored.Channel == v1alpha1.ChannelWebSocket
+	switch c.connection.Channel {
+	case v1alpha1.ChannelWebSocket:
+		return up && stored.Gateway == c.connection.Gateway || stored.Channel == v1alpha1.ChannelNone
+	case v1alpha1.ChannelNone:
+		return up && stored.Gateway == c.gateway
+	default:
+		return true
+	}
+}
+
+// after is the connection that is there once c is written over a stored one. A session that is down changes nothing else: somebody may have
+// found a conflict meanwhile.
+func (c *change) after(stored Connection) Connection {
+	after := *c.connection
+	if c.down() && stored.Instance == after.Instance {
+		channel, since := after.Channel, after.Since
+		after = stored
+		after.Channel, after.Gateway, after.Since = channel, "", since
+	}
+	return after
+}
+
 // names tells whether a Ref of an Endpoint still stands for the enrolment that has this identity.
 func (at Ref) names(identityID string) bool { return at.identity == "" || at.identity == identityID }
 
@@ -146,11 +188,11 @@ func (at Ref) names(identityID string) bool { return at.identity == "" || at.ide
 type state struct {
 	connection       Connection
 	seen             time.Time
-	agent, inventory digest
+	agent, inventory Digest
 }
 
 func stateOf(e *v1alpha1.Endpoint) state {
-	s := state{connection: connectionOf(e.Status.Connection), agent: digestOf(e.Status.Agent), inventory: digestOf(e.Status.Inventory)}
+	s := state{connection: connectionOf(e.Status.Connection), agent: DigestOf(e.Status.Agent), inventory: DigestOf(e.Status.Inventory)}
 	if e.Status.LastSeenTime != nil {
 		s.seen = wholeSeconds(e.Status.LastSeenTime.Time)
 	}
@@ -167,7 +209,7 @@ func (c *change) over(s state) state {
 		return s
 	}
 	if c.connection != nil {
-		s.connection = *c.connection
+		s.connection = c.after(s.connection)
 	}
 	if c.seen.After(s.seen) {
 		s.seen = c.seen
@@ -234,6 +276,8 @@ func (c Connection) tests() []operation {
 		{"test", at + "/instanceID", absent(c.ID)},
 		{"test", at + "/sessionNumber", absent(c.Session)},
 		{"test", at + "/conflictInstanceID", absent(c.ConflictInstance)},
+		{"test", at + "/channel", absent(c.Channel)},
+		{"test", at + "/gateway", absent(c.Gateway)},
 	}
 }
 
@@ -261,7 +305,7 @@ func connectionOf(c *v1alpha1.EndpointConnection) Connection {
 	out := Connection{
 		Instance: Instance{Epoch: c.Epoch, ID: c.InstanceID, Session: c.SessionNumber},
 		Channel:  c.Channel, Gateway: string(c.Gateway), Since: stampOf(c.SinceTime).time(), InstanceTime: stampOf(c.InstanceTime).time(),
-		PreviousInstance: c.PreviousInstanceID, ConflictInstance: c.ConflictInstanceID, Error: c.Error,
+		PreviousInstance: c.PreviousInstanceID, ConflictInstance: c.ConflictInstanceID, ConflictReason: c.ConflictReason, Error: c.Error,
 	}
 	out.RemoteAddress = string(c.RemoteAddress[:min(len(c.RemoteAddress), maxText)])
 	return out
@@ -275,7 +319,7 @@ func (c Connection) resource() *v1alpha1.EndpointConnection {
 		Channel: c.Channel, Gateway: v1alpha1.LocalName(c.Gateway),
 		Epoch: c.Epoch, InstanceID: c.ID, SessionNumber: c.Session,
 		SinceTime: timeOf(c.Since), InstanceTime: timeOf(c.InstanceTime),
-		PreviousInstanceID: c.PreviousInstance, ConflictInstanceID: c.ConflictInstance, Error: c.Error,
+		PreviousInstanceID: c.PreviousInstance, ConflictInstanceID: c.ConflictInstance, ConflictReason: c.ConflictReason, Error: c.Error,
 		RemoteAddress: v1alpha1.Text(c.RemoteAddress),
 	}
 }

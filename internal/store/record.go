@@ -24,7 +24,7 @@ type record struct {
 	instance, before instanceID // of the connection: this start of the agent, and the one before
 	version          uint64     // the resourceVersion
 	epoch, session   int64
-	agent, inventory digest // of the blocks; 0: there are none
+	agent, inventory Digest // of the blocks; 0: there are none
 	namespace        unique.Handle[string]
 	policy           unique.Handle[string]
 	gateway          unique.Handle[string]
@@ -49,6 +49,7 @@ type record struct {
 type rare struct {
 	accept   string // the annotation
 	conflict string
+	reason   v1alpha1.ConflictReason
 }
 
 // newRecord is what is kept of e; nil if it is not enrolled.
@@ -61,7 +62,7 @@ func newRecord(e *v1alpha1.Endpoint) *record {
 		uid: uuid.MustParse(string(e.UID)), id: uuid.MustParse(st.Identity.ID), version: versionOf(e),
 		namespace: unique.Make(e.Namespace), lifecycle: indexOf(lifecycles, e.Spec.Lifecycle),
 		enrolled: stampOf(&st.Identity.EnrolledTime), previousUntil: stampOf(st.Identity.PreviousKeyExpirationTime), seen: stampOf(st.LastSeenTime),
-		agent: digestOf(st.Agent), inventory: digestOf(st.Inventory),
+		agent: DigestOf(st.Agent), inventory: DigestOf(st.Inventory),
 		nameLen: uint8(len(e.Name)), //nolint:gosec // at most 63
 	}
 	for _, spki := range st.Identity.PublicKeys[:min(2, len(st.Identity.PublicKeys))] {
@@ -77,7 +78,7 @@ func newRecord(e *v1alpha1.Endpoint) *record {
 	r.policy = unique.Make(policy)
 	c := connectionOf(st.Connection)
 	r.setConnection(c)
-	if extra := (rare{e.Annotations[v1alpha1.AnnotationAcceptInstance], c.ConflictInstance}); extra != (rare{}) {
+	if extra := (rare{e.Annotations[v1alpha1.AnnotationAcceptInstance], c.ConflictInstance, c.ConflictReason}); extra != (rare{}) {
 		r.rare = &extra
 	}
 	r.text = e.Name + c.RemoteAddress + assignment
@@ -95,26 +96,22 @@ func (r *record) setConnection(c Connection) {
 
 func (r *record) name() string { return r.text[:r.nameLen] }
 
-func (r *record) conflict() string {
+// seldom is what few endpoints have, or nothing.
+func (r *record) seldom() rare {
 	if r.rare == nil {
-		return ""
+		return rare{}
 	}
-	return r.rare.conflict
+	return *r.rare
 }
 
-func (r *record) accept() string {
-	if r.rare == nil {
-		return ""
-	}
-	return r.rare.accept
-}
+func (r *record) accept() string { return r.seldom().accept }
 
 func (r *record) connection() Connection {
 	return Connection{
 		Instance: Instance{Epoch: r.epoch, ID: r.instance.String(), Session: r.session},
 		Channel:  channels[r.channel], Gateway: r.gateway.Value(), Error: r.failure.Value(),
 		Since: r.since.time(), InstanceTime: r.started.time(),
-		PreviousInstance: r.before.String(), ConflictInstance: r.conflict(),
+		PreviousInstance: r.before.String(), ConflictInstance: r.seldom().conflict, ConflictReason: r.seldom().reason,
 		RemoteAddress: r.text[r.nameLen : int(r.nameLen)+int(r.remoteLen)],
 	}
 }
@@ -127,13 +124,20 @@ func (r *record) endpoint() Endpoint {
 		PreviousKeyExpires: r.previousUntil.time(), EnrolledTime: r.enrolled.time(),
 		Lifecycle: lifecycles[r.lifecycle], AcceptInstance: r.accept(), PolicyName: r.policy.Value(),
 		OfflineAfter: time.Duration(r.offlineAfter) * time.Second,
-		Connection:   r.connection(), LastSeen: r.seen.time(), AgentWritten: r.agent != 0, InventoryWritten: r.inventory != 0,
+		Connection:   r.connection(), LastSeen: r.seen.time(), Agent: r.agent, Inventory: r.inventory,
 		record: r,
 	}
 	if r.assigned != 0 {
 		e.AssignmentIssuedAt = time.Unix(0, r.assigned).UTC()
 	}
 	return e
+}
+
+// sameConnection tells whether two records of an Endpoint are alike in what gateways write and other gateways act by, and in which blocks are
+// there at all.
+func (r *record) sameConnection(o *record) bool {
+	return r.instance == o.instance && r.epoch == o.epoch && r.session == o.session && r.channel == o.channel && r.gateway == o.gateway &&
+		r.before == o.before && r.started == o.started && r.seldom() == o.seldom() && (r.agent == 0) == (o.agent == 0) && (r.inventory == 0) == (o.inventory == 0)
 }
 
 // sameButWritten tells whether two records of an Endpoint are alike in all that gateways do not write.
@@ -201,13 +205,14 @@ func (s stamp) time() time.Time {
 	return time.Unix(int64(s), 0).UTC()
 }
 
-// digest of a block of the status, to see whether another is equal. It is keyed anew in each process: agents cannot make two that collide.
-type digest uint64
+// Digest of a block of the status, to see whether another is equal; zero for none. It is keyed anew in each process: agents cannot make two
+// that collide.
+type Digest uint64
 
 var digestSeed = maphash.MakeSeed()
 
-// digestOf a block: 0 for none.
-func digestOf[T any](block *T) digest {
+// DigestOf a block.
+func DigestOf[T any](block *T) Digest {
 	if block == nil {
 		return 0
 	}
@@ -216,12 +221,12 @@ func digestOf[T any](block *T) digest {
 }
 
 // encode is a block as it is written, and its digest.
-func encode[T any](block *T) ([]byte, digest) {
+func encode[T any](block *T) ([]byte, Digest) {
 	b, err := json.Marshal(block)
 	if err != nil { // these types cannot fail; what is not comparable is written
 		return nil, 1
 	}
-	return b, digest(max(maphash.Bytes(digestSeed, b), 1))
+	return b, Digest(max(maphash.Bytes(digestSeed, b), 1))
 }
 
 // versionOf is a resourceVersion as a number, which clients may compare since Kubernetes 1.35 (KEP-5504); 0 if it is none.

@@ -34,7 +34,7 @@ func TestRecordKeepsWhatAGatewayAsksFor(t *testing.T) {
 			Since: enrolled.Add(490 * time.Hour), InstanceTime: enrolled.Add(490 * time.Hour), PreviousInstance: instanceOf(1, 11),
 			ConflictInstance: instanceOf("clone"), Error: "the upgrade was answered with 403", RemoteAddress: "10.1.0.1",
 		},
-		LastSeen: enrolled.Add(500 * time.Hour), AgentWritten: true, InventoryWritten: true,
+		LastSeen: enrolled.Add(500 * time.Hour), Agent: DigestOf(e.Status.Agent), Inventory: DigestOf(e.Status.Inventory),
 	}
 	if diff := cmp.Diff(want, got, cmp.AllowUnexported(Ref{}), cmpopts.IgnoreUnexported(Endpoint{})); diff != "" {
 		t.Error(diff)
@@ -45,7 +45,7 @@ func TestRecordOfAnEndpointThatNeverSpoke(t *testing.T) {
 	e := machine(t, 1)
 	e.Status = v1alpha1.EndpointStatus{Identity: e.Status.Identity}
 	got := newRecord(e).endpoint()
-	if got.Lifecycle != v1alpha1.LifecycleActive || got.Connection != (Connection{}) || !got.LastSeen.IsZero() || got.AgentWritten || got.InventoryWritten ||
+	if got.Lifecycle != v1alpha1.LifecycleActive || got.Connection != (Connection{}) || !got.LastSeen.IsZero() || got.Agent != 0 || got.Inventory != 0 ||
 		!got.AssignmentIssuedAt.IsZero() || got.Assignment() != nil {
 		t.Errorf("%+v", got)
 	}
@@ -135,7 +135,7 @@ func TestRecordOfStrangeEndpoints(t *testing.T) {
 // A fleet of 100,000 is to fit into a small Pod. The typed object costs 6,600 B (BenchmarkHeap prints the exact figure of a record).
 func TestAnEndpointCostsLittleMemory(t *testing.T) {
 	const fleet, bound = 5000, 700
-	x := newEndpoints(testLog(t), func(string) {})
+	x := newEndpoints(testLog(t), func(string) {}, func(string) {})
 	before := heap()
 	for n := range fleet {
 		x.event(machine(t, n))
@@ -151,7 +151,7 @@ func BenchmarkHeap(b *testing.B) {
 	const fleet = 20_000
 	for b.Loop() {
 		before := heap()
-		x := newEndpoints(testLog(b), func(string) {})
+		x := newEndpoints(testLog(b), func(string) {}, func(string) {})
 		all := make([]*record, 0, fleet)
 		for n := range fleet {
 			all = append(all, newRecord(machine(b, n)))
@@ -171,7 +171,7 @@ func heap() uint64 {
 }
 
 func BenchmarkLookup(b *testing.B) {
-	x := newEndpoints(testLog(b), func(string) {})
+	x := newEndpoints(testLog(b), func(string) {}, func(string) {})
 	for n := range 1000 {
 		x.event(machine(b, n))
 	}

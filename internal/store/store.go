@@ -55,7 +55,8 @@ type Store struct {
 	pacer *pacer
 	lease *lease
 
-	onChange []func(identityID string)
+	onChange, onConnection []func(identityID string)
+	onPolicy               []func(namespace, name string)
 }
 
 // New makes a store. It reaches for nothing before Run.
@@ -69,8 +70,9 @@ func New(cfg Config) (*Store, error) {
 		return nil, err
 	}
 	m := newMetrics()
-	s := &Store{cfg: cfg, clients: c, tokens: newTokens(), policies: newPolicies(), slots: newSlots()}
-	s.endpoints = newEndpoints(cfg.Log, s.changed)
+	s := &Store{cfg: cfg, clients: c, tokens: newTokens(), slots: newSlots()}
+	s.policies = newPolicies(s.policyChanged)
+	s.endpoints = newEndpoints(cfg.Log, s.changed, s.connectionChanged)
 	s.trust = &published[Trust]{log: cfg.Log, parse: parseTrust, changed: func() { s.changed("") }}
 	s.beacon = &published[agentv1.Envelope]{log: cfg.Log, parse: parseBeacon, changed: func() {}}
 	s.pacer = newPacer(cfg.Log, c, s.endpoints, cfg.WriteRate, m)
@@ -143,6 +145,26 @@ func (s *Store) changed(identityID string) {
 	}
 }
 
+// OnConnection has f called, soon after the change, with the identity of an endpoint whose stored connection changed, whoever wrote it, or whose
+// agent or inventory appeared or disappeared. f must be quick. Call OnConnection before Run.
+func (s *Store) OnConnection(f func(identityID string)) { s.onConnection = append(s.onConnection, f) }
+
+func (s *Store) connectionChanged(identityID string) {
+	for _, f := range s.onConnection {
+		f(identityID)
+	}
+}
+
+// OnPolicy has f called, soon after the change, with the name of an EndpointPolicy that is new or changed. f must be quick. Call OnPolicy before
+// Run.
+func (s *Store) OnPolicy(f func(namespace, name string)) { s.onPolicy = append(s.onPolicy, f) }
+
+func (s *Store) policyChanged(namespace, name string) {
+	for _, f := range s.onPolicy {
+		f(namespace, name)
+	}
+}
+
 // EndpointByIdentity finds an endpoint by status.identity.id.
 func (s *Store) EndpointByIdentity(id string) (Endpoint, bool) {
 	return s.endpoint(s.endpoints.identity(id))
@@ -160,7 +182,7 @@ func (s *Store) endpoint(r *record) (Endpoint, bool) {
 	e := r.endpoint()
 	if c, ok := s.pacer.waiting(r.uid, r.id); ok {
 		now := c.over(r.state())
-		e.Connection, e.LastSeen, e.AgentWritten, e.InventoryWritten = now.connection, now.seen, now.agent != 0, now.inventory != 0
+		e.Connection, e.LastSeen, e.Agent, e.Inventory = now.connection, now.seen, now.agent, now.inventory
 	}
 	return e, true
 }

@@ -47,8 +47,8 @@ type Endpoint struct {
 	Connection Connection
 	// LastSeen is zero if it was never written.
 	LastSeen time.Time
-	// AgentWritten and InventoryWritten tell whether status has these blocks at all.
-	AgentWritten, InventoryWritten bool
+	// Agent and Inventory are digests of these blocks of the status, zero where there is none.
+	Agent, Inventory Digest
 
 	record *record
 }
@@ -78,6 +78,7 @@ type Connection struct {
 	InstanceTime     time.Time
 	PreviousInstance string
 	ConflictInstance string
+	ConflictReason   v1alpha1.ConflictReason
 	Error            string
 	RemoteAddress    string
 }
@@ -104,6 +105,8 @@ type Policy struct {
 	Interval          time.Duration
 	Missed            int
 	WebsocketDisabled bool
+	// PingInterval is 0 where the policy leaves it to the default.
+	PingInterval time.Duration
 }
 
 // Defaults of an endpoint that no policy selects, and of what a policy does not set.
@@ -129,7 +132,9 @@ type Report struct {
 	Seen time.Time
 	// Replaces is the Endpoint.Connection by which all this was decided. If an instance that is newer than this report's has taken its
 	// place by the time it is written, the report is dropped.
-	Replaces   Connection
+	Replaces Connection
+	// Connection with the channel None says that the session of Replaces is down. It is written only while that session is the one that is
+	// stored, at the same gateway.
 	Connection *Connection
 	Agent      *v1alpha1.EndpointAgent
 	Inventory  *v1alpha1.EndpointInventory

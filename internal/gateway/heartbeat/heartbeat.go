@@ -1,24 +1,17 @@
-// Package heartbeat answers agents' heartbeats: with the time, the newest beacon and the orders that they lack. What an agent says of itself is
-// written only where it has changed, and that it was there only every so often.
+// Package heartbeat judges agents' heartbeats, over HTTPS and on sessions alike, and answers them: with the time, the newest beacon and the
+// orders that they lack. What an agent says of itself is written only where it has changed; that it was there only every so often.
 package heartbeat
 
 import (
-	"encoding/json"
+	"cmp"
 	"hash/maphash"
-	"net/netip"
-	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unique"
 
-	"google.golang.org/protobuf/types/known/timestamppb"
-	"k8s.io/utils/ptr"
-
 	agentv1 "github.com/rollcall-dev/rollcall/api/agent/v1"
-	"github.com/rollcall-dev/rollcall/api/v1alpha1"
-	"github.com/rollcall-dev/rollcall/internal/gateway/instance"
 	"github.com/rollcall-dev/rollcall/internal/gateway/limit"
-	"github.com/rollcall-dev/rollcall/internal/liveness"
 	"github.com/rollcall-dev/rollcall/internal/store"
 	"github.com/rollcall-dev/rollcall/internal/wire"
 )
@@ -34,42 +27,52 @@ type Source interface {
 // Config of a Service.
 type Config struct {
 	Source Source
-	// Gateway is the name of this process, for people.
+	// Gateway is the name of this process: for people, and recorded with each session.
 	Gateway string
 	// MinInterval is how often an endpoint may beat when half its interval is longer than that; Burst how often at once.
 	MinInterval time.Duration
 	Burst       int
 	// Grace is how long after a takeover an agent's earlier start may still be heard of.
 	Grace time.Duration
+	// PingInterval is that of an agent on a session whose policy says nothing.
+	PingInterval time.Duration
 }
 
-// Service answers heartbeats. It remembers of each endpoint that beats here what was reported last, in some 150 bytes, and nothing that matters:
+// Service answers heartbeats. It remembers of each endpoint that beats here what it said last, in some 200 bytes, and nothing that matters:
 // what is forgotten is asked for again.
 type Service struct {
 	config Config
 	seed   maphash.Seed
 
 	mu     sync.Mutex
-	agents map[string]*agent // by identity
+	agents map[string]*Agent // by identity
 }
 
-// agent is what is remembered of one.
-type agent struct {
-	mu sync.Mutex
+// Agent is what is remembered of one.
+type Agent struct {
+	id string
+	// fresh says that nothing has changed in the store since it was last asked about this agent.
+	fresh atomic.Bool
 
+	mu   sync.Mutex
 	pace limit.State
-	// reported and inventory are digests of what was reported last; 0: nothing yet.
-	reported, inventory uint64
+	// spacing is the average time between heartbeats; ping that between signs of life on a session.
+	spacing, ping time.Duration
+	// settled is a digest of the last heartbeat that left nothing to be done; refresh is when the next one over HTTPS does.
+	settled uint64
+	refresh time.Time
 	// capabilities and their tag, and the inventory's, once they were sent.
 	capabilities                  unique.Handle[string]
 	capabilitiesTag, inventoryTag uint64
-	skew                          int32
-	hurried                       bool // it was asked to send its sections at once, which is done once
+	// held are the orders that the agent had, offered those that it was last sent or did not need.
+	held, offered orders
+	skew          int32
+	hurried       bool // it was asked to send its sections at once, which is done once
 }
 
 // New makes a service.
 func New(config Config) *Service {
-	return &Service{config: config, seed: maphash.MakeSeed(), agents: map[string]*agent{}}
+	return &Service{config: config, seed: maphash.MakeSeed(), agents: map[string]*Agent{}}
 }
 
 // Forget lets go of an identity that no endpoint has any more. It is for store.OnChange, and does nothing for one that some endpoint has.
@@ -82,6 +85,25 @@ func (s *Service) Forget(identityID string) {
 	s.mu.Unlock()
 }
 
+// Changed notes that something is new in the store about an identity. It is for store.OnChange and OnConnection.
+func (s *Service) Changed(identityID string) {
+	s.mu.Lock()
+	a := s.agents[identityID]
+	s.mu.Unlock()
+	if a != nil {
+		a.fresh.Store(false)
+	}
+}
+
+// PolicyChanged notes that something is new in the store about a policy, which may be anybody's.
+func (s *Service) PolicyChanged() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, a := range s.agents {
+		a.fresh.Store(false)
+	}
+}
+
 // Remembered is how many agents are.
 func (s *Service) Remembered() int {
 	s.mu.Lock()
@@ -89,31 +111,50 @@ func (s *Service) Remembered() int {
 	return len(s.agents)
 }
 
-func (s *Service) agent(identityID string) *agent {
+// Agent is what is remembered of an endpoint's agent, once that was authenticated.
+func (s *Service) Agent(e store.Endpoint, now time.Time) *Agent {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	a := s.agents[identityID]
+	a := s.agents[e.IdentityID]
 	if a == nil {
-		a = &agent{}
-		s.agents[identityID] = a
+		a = &Agent{id: e.IdentityID, ping: s.config.PingInterval}
+		s.agents[e.IdentityID] = a
 	}
+	s.mu.Unlock()
+	policy, _ := s.policy(e)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	s.space(a, policy, now)
 	return a
 }
 
-// Admit counts a heartbeat of an endpoint, before its body is read, or says when it may come again.
-func (s *Service) Admit(e store.Endpoint, now time.Time) *wire.Problem {
-	interval := store.DefaultInterval
-	if p, ok := s.policy(e); ok {
-		interval = p.Interval
-	}
-	a := s.agent(e.IdentityID)
+// IdentityID is whose agent it is.
+func (a *Agent) IdentityID() string { return a.id }
+
+// PingInterval is how often the agent gives a sign of life on a session, as far as is known.
+func (a *Agent) PingInterval() time.Duration {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	wait, ok := a.pace.Take(limit.Rate{Every: min(interval/2, s.config.MinInterval), Burst: s.config.Burst}, now)
+	return a.ping
+}
+
+// Admit counts a heartbeat of an agent, before its body is read, or says when it may come again.
+func (s *Service) Admit(a *Agent, now time.Time) *wire.Problem {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	wait, ok := a.pace.Take(limit.Rate{Every: a.spacing, Burst: s.config.Burst}, now)
 	if ok {
 		return nil
 	}
 	return &wire.Problem{Name: wire.Throttled, Detail: "The endpoint sends too many heartbeats.", RetryAfter: wait}
+}
+
+// space sets how often an agent may beat. One that is to do so more often from now on does not make up for having done so before.
+func (s *Service) space(a *Agent, policy store.Policy, now time.Time) {
+	every := min(cmp.Or(policy.Interval, store.DefaultInterval)/2, s.config.MinInterval)
+	if every < a.spacing {
+		a.pace = min(a.pace, limit.State(now.Add(every).UnixNano()))
+	}
+	a.spacing = every
 }
 
 func (s *Service) policy(e store.Endpoint) (store.Policy, bool) {
@@ -121,140 +162,4 @@ func (s *Service) policy(e store.Endpoint) (store.Policy, bool) {
 		return store.Policy{}, false
 	}
 	return s.config.Source.Policy(e.Namespace, e.PolicyName)
-}
-
-// Beat answers a heartbeat that keeps to its bounds, of an agent that was authenticated with this identity.
-func (s *Service) Beat(identityID string, m *agentv1.Heartbeat, from netip.Addr, now time.Time) (*agentv1.HeartbeatReply, *wire.Problem) {
-	a := s.agent(identityID)
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	e, there := s.config.Source.EndpointByIdentity(identityID)
-	if !there { // gone since it was authenticated, a moment ago
-		s.Forget(identityID)
-		return nil, &wire.Problem{Name: wire.EndpointUnknown, Detail: "The Endpoint was deleted."}
-	}
-	contact := instance.Contact{Instance: instanceOf(m), At: now}
-	verdict, next := instance.Judge(e, contact, s.config.Grace)
-	switch verdict {
-	case instance.Late:
-		return nil, &wire.Problem{Name: wire.SessionReplaced, Detail: "A newer start of this agent, or a newer session, has taken over."}
-	case instance.Conflicting:
-		if next != e.Connection {
-			s.config.Source.Write(store.Report{Ref: e.Ref, Replaces: e.Connection, Connection: &next})
-		}
-		return nil, &wire.Problem{
-			Name: wire.IdentityConflict, RetryAfter: 5 * time.Minute,
-			Detail: "Another machine uses this identity: enrol one of the two again, or name the true instance in the annotation rollcall.dev/accept-instance of the Endpoint. This one is " + contact.ID + ".",
-		}
-	}
-	s.report(a, e, next, m, from, now)
-	return s.reply(a, e, next, m, now), nil
-}
-
-func instanceOf(m *agentv1.Heartbeat) store.Instance {
-	a := m.GetAgent()
-	return store.Instance{Epoch: number(a.GetEpoch()), ID: a.GetInstanceId(), Session: number(a.GetSessionNumber())}
-}
-
-// report writes what has changed, and now and then that the endpoint was there.
-func (s *Service) report(a *agent, e store.Endpoint, next store.Connection, m *agentv1.Heartbeat, from netip.Addr, now time.Time) {
-	if next.Channel != v1alpha1.ChannelHeartbeat {
-		next.Channel, next.Gateway, next.Since = v1alpha1.ChannelHeartbeat, "", now
-	}
-	next.Error, next.RemoteAddress = wire.CutText(m.GetSessionError(), maxMessage), from.String()
-	r := store.Report{Ref: e.Ref, Seen: now, Replaces: e.Connection}
-	r.Agent, r.Inventory = s.changedBlocks(a, e, m)
-	if r.Agent == nil && r.Inventory == nil && now.Sub(e.LastSeen) < refreshAfter(e) && !material(e.Connection, next) {
-		return
-	}
-	if next != e.Connection {
-		r.Connection = &next
-	}
-	s.config.Source.Write(r)
-}
-
-// material tells whether a connection is worth a write. A laptop's address changes by itself, and an agent counts its sessions: both are only
-// written with something else.
-func material(before, after store.Connection) bool {
-	before.Session, before.RemoteAddress = after.Session, after.RemoteAddress
-	return before != after
-}
-
-func refreshAfter(e store.Endpoint) time.Duration {
-	if e.OfflineAfter == 0 {
-		return liveness.RefreshAfter(store.DefaultInterval, store.DefaultMissed)
-	}
-	return e.OfflineAfter / 4
-}
-
-// changedBlocks are the blocks that differ from what was reported last. Nothing is said of an agent before its capabilities are known: the
-// block is written whole, and would take them away.
-func (s *Service) changedBlocks(a *agent, e store.Endpoint, m *agentv1.Heartbeat) (block *v1alpha1.EndpointAgent, inventory *v1alpha1.EndpointInventory) {
-	if c := m.GetCapabilities(); c != nil {
-		a.capabilities, a.capabilitiesTag = join(capabilityNames(c)), s.tag(m.GetCapabilitiesTag())
-	}
-	if a.capabilitiesTag != 0 {
-		block = agentBlock(m, split(a.capabilities), a.skew)
-		if d := s.digest(block); d == a.reported && e.AgentWritten {
-			block = nil
-		} else {
-			a.reported, a.skew = d, ptr.Deref(block.ClockSkewSeconds, 0)
-		}
-	}
-	if m.GetInventory() != nil {
-		inventory, a.inventoryTag = inventoryBlock(m), s.tag(m.GetInventoryTag())
-		if d := s.digest(inventory); d == a.inventory && e.InventoryWritten {
-			inventory = nil
-		} else {
-			a.inventory = d
-		}
-	}
-	return block, inventory
-}
-
-// reply has the orders that the agent lacks, unless two machines use the identity: then nobody gets any.
-func (s *Service) reply(a *agent, e store.Endpoint, next store.Connection, m *agentv1.Heartbeat, now time.Time) *agentv1.HeartbeatReply {
-	out := &agentv1.HeartbeatReply{ServerTime: timestamppb.New(now), Gateway: s.config.Gateway}
-	out.Beacon, _ = s.config.Source.Beacon()
-	if next.ConflictInstance == "" {
-		policy, applies := s.policy(e)
-		out.Orders = lacking(m, assigned{e.AssignmentIssuedAt, e.Assignment, policy, applies})
-	}
-	if a.capabilitiesTag != s.tag(m.GetCapabilitiesTag()) {
-		out.Send = append(out.Send, agentv1.Section_SECTION_CAPABILITIES)
-	}
-	if a.inventoryTag != s.tag(m.GetInventoryTag()) || !e.InventoryWritten && m.GetInventory() == nil {
-		out.Send = append(out.Send, agentv1.Section_SECTION_INVENTORY)
-	}
-	if len(out.Send) > 0 && !a.hurried {
-		a.hurried, out.More = true, true // once, so that an agent that cannot send them does not beat on and on
-	}
-	return out
-}
-
-func (s *Service) tag(text string) uint64 { return maphash.String(s.seed, text) | 1 }
-
-func (s *Service) digest(block any) uint64 {
-	b, err := json.Marshal(block)
-	if err != nil {
-		return 0 // these blocks always encode; 0 is what nothing has
-	}
-	return maphash.Bytes(s.seed, b) | 1
-}
-
-// join shares one text among all agents that can do the same.
-func join(names []v1alpha1.Text) unique.Handle[string] {
-	var b strings.Builder
-	for _, n := range names {
-		b.WriteString(string(n))
-		b.WriteByte('\n')
-	}
-	return unique.Make(b.String())
-}
-
-func split(h unique.Handle[string]) (names []v1alpha1.Text) {
-	for n := range strings.Lines(h.Value()) {
-		names = append(names, v1alpha1.Text(strings.TrimSuffix(n, "\n")))
-	}
-	return names
 }

@@ -1,6 +1,7 @@
 package heartbeat
 
 import (
+	stdcmp "cmp"
 	"net/netip"
 	"slices"
 	"strings"
@@ -50,8 +51,8 @@ func (s *book) Write(r store.Report) {
 	if !r.Seen.IsZero() {
 		s.endpoint.LastSeen = r.Seen
 	}
-	s.endpoint.AgentWritten = s.endpoint.AgentWritten || r.Agent != nil
-	s.endpoint.InventoryWritten = s.endpoint.InventoryWritten || r.Inventory != nil
+	s.endpoint.Agent = stdcmp.Or(store.DigestOf(r.Agent), s.endpoint.Agent)
+	s.endpoint.Inventory = stdcmp.Or(store.DigestOf(r.Inventory), s.endpoint.Inventory)
 }
 
 // take returns the blocks of what was written since the last time.
@@ -98,7 +99,7 @@ func newWorld(t *testing.T) *world {
 
 // restart is what a gateway does that forgets everything.
 func (w *world) restart() {
-	w.service = New(Config{Source: w.source, Gateway: "gw-abcde-fghij", MinInterval: 10 * time.Second, Burst: 4, Grace: time.Minute})
+	w.service = New(Config{Source: w.source, Gateway: "gw-abcde-fghij", MinInterval: 10 * time.Second, Burst: 4, Grace: time.Minute, PingInterval: 30 * time.Second})
 }
 
 func heartbeat(change func(*agentv1.Heartbeat)) *agentv1.Heartbeat {
@@ -127,7 +128,8 @@ func (w *world) beat(m *agentv1.Heartbeat, writes []string, want wire.Name) *age
 	if err := wire.CheckHeartbeat(m); err != nil {
 		w.Fatalf("the test's heartbeat: %v", err)
 	}
-	reply, p := w.service.Beat(identityID, m, home, w.now)
+	reply := &agentv1.HeartbeatReply{}
+	p := w.service.Beat(w.agent(), m, Via{Address: home}, w.now, reply)
 	var got wire.Name
 	if p != nil {
 		got = p.Name
@@ -138,11 +140,10 @@ func (w *world) beat(m *agentv1.Heartbeat, writes []string, want wire.Name) *age
 	if diff := cmp.Diff(writes, w.source.take()); diff != "" {
 		w.Errorf("written (-want +got):\n%s", diff)
 	}
-	if reply == nil {
-		reply = &agentv1.HeartbeatReply{}
-	}
 	return reply
 }
+
+func (w *world) agent() *Agent { return w.service.Agent(w.source.endpoint, w.now) }
 
 func TestWritesAreForChanges(t *testing.T) {
 	w := newWorld(t)
@@ -156,6 +157,7 @@ func TestWritesAreForChanges(t *testing.T) {
 	w.beat(heartbeat(func(m *agentv1.Heartbeat) { m.PolicyRevision = 4; whole(m); m.Inventory.Hostname = "renamed" }), []string{"inventory+seen"}, "")
 	w.beat(heartbeat(func(m *agentv1.Heartbeat) { m.PolicyRevision = 4; m.SessionError = "answered with 403" }), []string{"connection+seen"}, "")
 	w.source.endpoint.Connection.Channel = v1alpha1.ChannelNone // the manager found it offline
+	w.service.Changed(identityID)
 	w.now = w.now.Add(time.Minute)
 	w.beat(heartbeat(func(m *agentv1.Heartbeat) { m.PolicyRevision = 4; m.SessionError = "answered with 403" }), []string{"connection+seen"}, "")
 	if c := w.source.endpoint.Connection; c.Channel != v1alpha1.ChannelHeartbeat || !c.Since.Equal(w.now) || c.RemoteAddress != "192.0.2.7" {
@@ -181,11 +183,14 @@ func TestWhatIsNoReasonToWrite(t *testing.T) {
 	}
 	w.T = t
 	home2 := netip.MustParseAddr("198.51.100.9")
-	if _, p := w.service.Beat(identityID, heartbeat(func(m *agentv1.Heartbeat) { m.Agent.SessionNumber = 9 }), home2, w.now); p != nil || len(w.source.writes) > 0 {
+	elsewhere := func() *wire.Problem {
+		return w.service.Beat(w.agent(), heartbeat(func(m *agentv1.Heartbeat) { m.Agent.SessionNumber = 9 }), Via{Address: home2}, w.now, &agentv1.HeartbeatReply{})
+	}
+	if p := elsewhere(); p != nil || len(w.source.writes) > 0 {
 		t.Errorf("another address: %v, %v", p, w.source.writes)
 	}
 	w.now = w.now.Add(time.Hour)
-	if _, p := w.service.Beat(identityID, heartbeat(func(m *agentv1.Heartbeat) { m.Agent.SessionNumber = 9 }), home2, w.now); p != nil {
+	if p := elsewhere(); p != nil {
 		t.Error(p)
 	}
 	if c := w.source.endpoint.Connection; c.RemoteAddress != "198.51.100.9" || c.Session != 9 {
@@ -207,7 +212,7 @@ func TestForgetfulGatewayAsksAgain(t *testing.T) {
 	if r := w.beat(heartbeat(nil), nil, ""); !slices.Equal(r.Send, both) || r.More {
 		t.Errorf("asked again for %v, more %v: an agent that does not send them must not be hurried again", r.Send, r.More)
 	}
-	if r := w.beat(heartbeat(whole), []string{"agent+inventory+seen"}, ""); r.Send != nil {
+	if r := w.beat(heartbeat(whole), nil, ""); r.Send != nil {
 		t.Errorf("asked for %v", r.Send)
 	}
 	r = w.beat(heartbeat(func(m *agentv1.Heartbeat) { m.InventoryTag = "i2" }), nil, "")
@@ -215,7 +220,8 @@ func TestForgetfulGatewayAsksAgain(t *testing.T) {
 		t.Errorf("asked for %v when the inventory's tag changed", r.Send)
 	}
 	w.beat(heartbeat(func(m *agentv1.Heartbeat) { m.InventoryTag = "i2"; whole(m); m.Inventory.Model = "new" }), []string{"inventory+seen"}, "")
-	w.source.endpoint.AgentWritten, w.source.endpoint.InventoryWritten = false, false // restored from a backup
+	w.source.endpoint.Agent, w.source.endpoint.Inventory = 0, 0 // restored from a backup
+	w.service.Changed(identityID)
 	if r := w.beat(heartbeat(func(m *agentv1.Heartbeat) { m.InventoryTag = "i2" }), []string{"agent+seen"}, ""); !slices.Equal(r.Send, both[1:]) {
 		t.Errorf("asked for %v when the inventory is gone", r.Send)
 	}
@@ -238,6 +244,7 @@ func TestTwoMachines(t *testing.T) {
 		t.Errorf("%d orders while two machines use the identity, beacon %v", len(r.Orders), r.Beacon)
 	}
 	w.source.endpoint.AcceptInstance = strings.Repeat("b", 32)
+	w.service.Changed(identityID)
 	w.beat(heartbeat(clone), []string{"connection+agent+seen"}, "") // its policy is another than the other's
 	w.beat(heartbeat(behind), nil, wire.IdentityConflict)
 	w.now = w.now.Add(10 * time.Second)
@@ -254,11 +261,11 @@ func TestRateOfHeartbeats(t *testing.T) {
 		w.restart()
 		w.source.policy.Interval = test.interval
 		for range 4 {
-			if p := w.service.Admit(w.source.endpoint, w.now); p != nil {
+			if p := w.service.Admit(w.agent(), w.now); p != nil {
 				t.Fatalf("within the burst: %v", p)
 			}
 		}
-		p := w.service.Admit(w.source.endpoint, w.now)
+		p := w.service.Admit(w.agent(), w.now)
 		if p == nil || p.Name != wire.Throttled || p.RetryAfter != test.every {
 			t.Errorf("interval %s: %+v, want throttled for %s", test.interval, p, test.every)
 		}
@@ -273,6 +280,7 @@ func TestDeletedEndpointIsForgotten(t *testing.T) {
 		t.Error("forgotten though it is there")
 	}
 	w.source.gone = true
+	w.service.Changed(identityID)
 	w.beat(heartbeat(nil), nil, wire.EndpointUnknown)
 	if w.service.Remembered() != 0 {
 		t.Error("remembered though it is gone")
@@ -307,7 +315,7 @@ func TestLackingOrders(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			m := &agentv1.Heartbeat{AssignmentIssuedAt: test.has, PolicyId: test.id, PolicyRevision: test.revision}
-			got := lacking(m, assigned{test.assigned, func() *agentv1.Envelope { return test.assignment }, test.policy, test.applies})
+			got := lacking(heldBy(m), assigned{test.assigned, func() *agentv1.Envelope { return test.assignment }, test.policy, test.applies})
 			if diff := cmp.Diff(test.want, got, cmp.Comparer(func(a, b *agentv1.Envelope) bool { return proto.Equal(a, b) })); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
 			}

@@ -126,19 +126,29 @@ func FuzzBlocks(f *testing.F) {
 	})
 }
 
+// BenchmarkBeat is what almost every heartbeat costs: nothing is new in it.
 func BenchmarkBeat(b *testing.B) {
-	w := newWorld(&testing.T{})
-	m := heartbeat(whole)
-	_, _ = w.service.Beat(identityID, m, home, w.now)
-	m = heartbeat(nil)
-	w.source.writes = nil
-	b.ReportAllocs()
-	for b.Loop() {
-		if _, p := w.service.Beat(identityID, m, home, w.now); p != nil {
-			b.Fatal(p)
-		}
-	}
-	if len(w.source.writes) > 0 {
-		b.Fatal("it was written")
+	for name, via := range map[string]Via{"over HTTPS": {Address: home}, "on a session": {Address: home, Session: true}} {
+		b.Run(name, func(b *testing.B) {
+			w := newWorld(&testing.T{})
+			agent, reply := w.agent(), &agentv1.HeartbeatReply{}
+			beat := func(m *agentv1.Heartbeat) {
+				m.Agent.SessionNumber = 1
+				reply.Send, reply.Orders, reply.More = nil, nil, false
+				if p := w.service.Beat(agent, m, via, w.now, reply); p != nil {
+					b.Fatal(p)
+				}
+			}
+			beat(heartbeat(whole))
+			w.source.writes = nil
+			m := heartbeat(nil)
+			b.ReportAllocs()
+			for b.Loop() {
+				beat(m)
+			}
+			if len(w.source.writes) > 0 {
+				b.Fatal("it was written")
+			}
+		})
 	}
 }

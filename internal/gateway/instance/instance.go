@@ -5,6 +5,7 @@ package instance
 import (
 	"time"
 
+	"github.com/rollcall-dev/rollcall/api/v1alpha1"
 	"github.com/rollcall-dev/rollcall/internal/store"
 )
 
@@ -16,23 +17,42 @@ const (
 	Current Verdict = iota
 	// Newer takes over.
 	Newer
-	// Late is a packet of an instance, or a session of it, that another has taken over from. It is answered with session-replaced.
+	// Late is a packet of an instance, or of a session of it, that another has taken over from or that is over. It is answered with
+	// session-replaced.
 	Late
 	// Conflicting says that two machines use the identity, and that this is not the one that is recorded. It is answered with identity-conflict.
 	Conflicting
 )
 
-// Contact is one message of an agent.
+// Contact is one message of an agent. On a session its Session is that session's number; over HTTPS, that of the last attempt at one that is
+// over: an agent that says so of a session that is recorded as up knows better.
 type Contact struct {
 	store.Instance
-	At time.Time
+	// Gateway has the session; empty over HTTPS.
+	Gateway string
+	At      time.Time
+}
+
+// late tells whether another session of the same instance has taken over, or the contact's session is over.
+func (in Contact) late(c store.Connection) bool {
+	switch {
+	case in.Epoch != c.Epoch:
+		return in.Epoch < c.Epoch
+	case in.Session != c.Session:
+		return in.Session < c.Session
+	case in.Gateway == "":
+		return false
+	}
+	elsewhere := c.Channel == v1alpha1.ChannelWebSocket && c.Gateway != in.Gateway
+	return elsewhere || c.Channel == v1alpha1.ChannelHeartbeat // which the agent said once this session was over
 }
 
 // Judge decides about a contact by what is recorded, and says what is to be recorded then. grace is how long after a takeover the one before
 // may still be heard of, as packets that were under way.
 //
 //   - A higher epoch, or the same instance with a higher session number, takes over.
-//   - The same instance with a lower session number, or a lower epoch within grace, is late.
+//   - The same instance with a lower session number, or a lower epoch within grace, is late. So is a session that another gateway has, or that
+//     the agent has said is over.
 //   - Another instance of the same epoch (a fork), or a lower epoch after grace (a machine that was set back), is a conflict. It is recorded, and
 //     no order is given to anybody until a machine enrols again or a person accepts an instance.
 //   - In a conflict the accepted instance takes over at its next contact, whatever its epoch, and ends it. Then the others of its epoch and before
@@ -45,19 +65,19 @@ func Judge(e store.Endpoint, in Contact, grace time.Duration) (Verdict, store.Co
 	displaced := in.ID == c.PreviousInstance
 	switch {
 	case c.ID == "" || c.InstanceTime.Before(e.EnrolledTime):
-		c.PreviousInstance, c.ConflictInstance = "", ""
+		c.PreviousInstance, c.ConflictInstance, c.ConflictReason = "", "", ""
 		return Newer, begin(c, in, e.EnrolledTime)
 	case in.ID == c.ID:
-		if in.Epoch < c.Epoch || in.Epoch == c.Epoch && in.Session < c.Session {
+		if in.late(c) {
 			return Late, c
 		}
 		c.Instance = in.Instance
 		if settled {
-			c.ConflictInstance = ""
+			c.ConflictInstance, c.ConflictReason = "", ""
 		}
 		return Current, c
 	case in.ID == e.AcceptInstance && c.ConflictInstance != "":
-		c.PreviousInstance, c.ConflictInstance = c.ID, ""
+		c.PreviousInstance, c.ConflictInstance, c.ConflictReason = c.ID, "", ""
 		return Newer, begin(c, in, e.EnrolledTime)
 	case in.Epoch > c.Epoch && (!settled || !displaced):
 		c.PreviousInstance = c.ID // a conflict outlasts a restart of one of the two
@@ -68,7 +88,10 @@ func Judge(e store.Endpoint, in Contact, grace time.Duration) (Verdict, store.Co
 		return Late, c
 	}
 	if c.ConflictInstance == "" {
-		c.ConflictInstance = in.ID
+		c.ConflictInstance, c.ConflictReason = in.ID, v1alpha1.ConflictForked
+		if in.Epoch < c.Epoch || displaced {
+			c.ConflictReason = v1alpha1.ConflictRolledBack
+		}
 	}
 	return Conflicting, c
 }

@@ -7,6 +7,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 
+	"github.com/rollcall-dev/rollcall/api/v1alpha1"
 	"github.com/rollcall-dev/rollcall/internal/store"
 )
 
@@ -28,7 +29,7 @@ func recorded(change func(*store.Connection)) store.Connection {
 }
 
 func TestJudge(t *testing.T) {
-	conflict := func(c *store.Connection) { c.ConflictInstance = "B" }
+	conflict := func(c *store.Connection) { c.ConflictInstance, c.ConflictReason = "B", v1alpha1.ConflictForked }
 	for _, test := range []struct {
 		name     string
 		recorded store.Connection
@@ -86,13 +87,13 @@ func TestJudge(t *testing.T) {
 			"the instance before, later: set back", recorded(nil), "",
 			store.Instance{Epoch: 4, ID: "Z"},
 			later,
-			Conflicting, recorded(func(c *store.Connection) { c.ConflictInstance = "Z" }),
+			Conflicting, recorded(func(c *store.Connection) { c.ConflictInstance, c.ConflictReason = "Z", v1alpha1.ConflictRolledBack }),
 		},
 		{
 			"a lower epoch, later: set back", recorded(nil), "",
 			store.Instance{Epoch: 2, ID: "Y"},
 			later,
-			Conflicting, recorded(func(c *store.Connection) { c.ConflictInstance = "Y" }),
+			Conflicting, recorded(func(c *store.Connection) { c.ConflictInstance, c.ConflictReason = "Y", v1alpha1.ConflictRolledBack }),
 		},
 		{
 			"another instance of the epoch, at once: a fork", recorded(nil), "",
@@ -108,7 +109,7 @@ func TestJudge(t *testing.T) {
 			store.Instance{Epoch: 6, ID: "R"},
 			later,
 			Newer,
-			store.Connection{Instance: store.Instance{Epoch: 6, ID: "R"}, InstanceTime: later, PreviousInstance: "A", ConflictInstance: "B"},
+			store.Connection{Instance: store.Instance{Epoch: 6, ID: "R"}, InstanceTime: later, PreviousInstance: "A", ConflictInstance: "B", ConflictReason: v1alpha1.ConflictForked},
 		},
 		{"the recorded one is accepted", recorded(conflict), "A", store.Instance{Epoch: 5, ID: "A", Session: 3}, later, Current, recorded(nil)},
 		{
@@ -153,12 +154,56 @@ func TestJudge(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			e := store.Endpoint{Connection: test.recorded, AcceptInstance: test.accepted, EnrolledTime: enrolled}
-			got, record := Judge(e, Contact{test.in, test.at}, grace)
+			got, record := Judge(e, Contact{Instance: test.in, At: test.at}, grace)
 			if got != test.want {
 				t.Errorf("verdict %d, want %d", got, test.want)
 			}
 			if diff := cmp.Diff(test.record, record); diff != "" {
 				t.Errorf("to record (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// Two ways of the same instance: whoever has heard of the later session, or that one is over, is right.
+func TestJudgeOfSessions(t *testing.T) {
+	at := func(channel v1alpha1.Channel, gateway string) store.Connection {
+		return recorded(func(c *store.Connection) { c.Channel, c.Gateway = channel, gateway })
+	}
+	here, there := at(v1alpha1.ChannelWebSocket, "here"), at(v1alpha1.ChannelWebSocket, "there")
+	heartbeat, none := at(v1alpha1.ChannelHeartbeat, ""), at(v1alpha1.ChannelNone, "")
+	for _, test := range []struct {
+		name     string
+		recorded store.Connection
+		gateway  string // empty: over HTTPS
+		session  int64
+		want     Verdict
+	}{
+		{"its own session goes on", here, "here", 3, Current},
+		{"the next session", here, "here", 4, Current},
+		{"the next session of another gateway", there, "here", 4, Current},
+		{"the session before", here, "here", 2, Late},
+		{"a session that another gateway has", there, "here", 3, Late},
+		{"a session that was taken for down", none, "here", 3, Current},
+		{"a session before one that is down", none, "here", 2, Late},
+		{"a session that is over, as its agent said", heartbeat, "here", 3, Late},
+		{"the session after one that is over", heartbeat, "here", 4, Current},
+		{"over HTTPS: the session is over", here, "", 3, Current},
+		{"over HTTPS: the session of another gateway is over", there, "", 3, Current},
+		{"over HTTPS, from before the session", here, "", 2, Late},
+		{"over HTTPS, with attempts that failed", here, "", 5, Current},
+		{"over HTTPS again", heartbeat, "", 3, Current},
+		{"over HTTPS, late", heartbeat, "", 2, Late},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			in := Contact{Instance: test.recorded.Instance, Gateway: test.gateway, At: soon}
+			in.Session = test.session
+			got, record := Judge(store.Endpoint{Connection: test.recorded, EnrolledTime: enrolled}, in, grace)
+			if got != test.want {
+				t.Errorf("verdict %d, want %d", got, test.want)
+			}
+			if want := max(test.recorded.Session, test.session); record.Session != want {
+				t.Errorf("session %d is to be recorded, want %d", record.Session, want)
 			}
 		})
 	}
@@ -191,7 +236,7 @@ func TestNoConflictForOneMachine(t *testing.T) {
 				if now.Sub(p.sent) > grace {
 					continue // lost
 				}
-				v, c := Judge(e, Contact{p.Instance, now}, grace)
+				v, c := Judge(e, Contact{Instance: p.Instance, At: now}, grace)
 				if v == Conflicting || c.ConflictInstance != "" {
 					t.Fatalf("one machine was taken for two: %+v after %+v", p, e.Connection)
 				}
@@ -212,7 +257,7 @@ func TestCloneIsFoundOut(t *testing.T) {
 		for range 6 {
 			for _, m := range machines {
 				now = now.Add(5 * time.Minute)
-				_, e.Connection = Judge(e, Contact{m, now}, grace)
+				_, e.Connection = Judge(e, Contact{Instance: m, At: now}, grace)
 			}
 		}
 		if e.Connection.ConflictInstance == "" {

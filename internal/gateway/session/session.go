@@ -1,0 +1,195 @@
+// Package session has the agents' sessions at this gateway. A Session is a struct and a function that is called with one complete message: it
+// owns no goroutine, never blocks, and knows nothing of how messages are read. The Hub has one session for each identity, one sweeper for all
+// times of all sessions, and ends them, each for a reason with a name.
+package session
+
+import (
+	"fmt"
+	"net/netip"
+	"sync/atomic"
+	"time"
+
+	agentv1 "github.com/rollcall-dev/rollcall/api/agent/v1"
+	"github.com/rollcall-dev/rollcall/internal/gateway/auth"
+	"github.com/rollcall-dev/rollcall/internal/gateway/heartbeat"
+	"github.com/rollcall-dev/rollcall/internal/gateway/limit"
+	"github.com/rollcall-dev/rollcall/internal/store"
+	"github.com/rollcall-dev/rollcall/internal/wire"
+)
+
+// Conn is what carries a session. *transport.Conn is one.
+type Conn interface {
+	// JSON tells that messages are JSON, and not protobuf.
+	JSON() bool
+	// Read waits for a message, which is good until the next Read.
+	Read() ([]byte, error)
+	// Write may be called by any goroutine. It gives up after some time, and drops the connection.
+	Write(message []byte) error
+	// Close says why and ends the connection, within a second. The first call counts.
+	Close(code wire.CloseCode, reason string)
+	// CloseNow drops the connection.
+	CloseNow()
+}
+
+type state int32
+
+const (
+	fresh state = iota // no message has come yet
+	up                 // the agent is here
+	over
+)
+
+// Session is one websocket of an agent.
+type Session struct {
+	hub         *Hub
+	conn        Conn
+	credentials auth.Credentials
+	agent       *heartbeat.Agent
+	address     netip.Addr
+
+	instance   store.Instance // of the first message, which sets it before the session is up
+	pace       limit.State
+	unanswered atomic.Int32
+	state      atomic.Int32
+	last       atomic.Int64 // when the last message came; see Hub.since
+	silence    atomic.Int64 // after which the session is over, in nanoseconds
+	queued     atomic.Bool  // it is looked at soon whether it lacks orders
+
+	// Under the hub's lock.
+	index int           // in Hub.all; -1: not there any more
+	due   time.Duration // when its record is refreshed and its certificate judged anew; see Hub.since
+}
+
+func (s *Session) is(x state) bool { return state(s.state.Load()) == x }
+
+// Handle takes one complete message and appends the answer to out; there may be none. A problem ends the session. Messages are handed over one
+// at a time. When the answer was written, Answered is to be called.
+func (s *Session) Handle(now time.Time, message, out []byte) ([]byte, *wire.Problem) {
+	if s.is(over) {
+		return nil, nil
+	}
+	if _, ok := s.pace.Take(s.hub.config.Messages, now); !ok {
+		return nil, &wire.Problem{Name: wire.Throttled, Detail: "The agent sends too many messages."}
+	}
+	if s.unanswered.Add(1) > int32(s.hub.config.Unanswered) { //nolint:gosec // a handful
+		return nil, &wire.Problem{Name: wire.Throttled, Detail: fmt.Sprintf("More than %d messages wait for an answer.", s.hub.config.Unanswered)}
+	}
+	s.last.Store(int64(s.hub.since(now)))
+	w := works.Get().(*work) //nolint:errcheck,forcetypeassert // the pool holds nothing else
+	defer w.release()
+	if p := w.decode(message, s.conn.JSON()); p != nil {
+		return nil, p
+	}
+	p := s.answer(now, w)
+	if p != nil {
+		return nil, p
+	}
+	if w.reply.Body == nil {
+		s.unanswered.Add(-1)
+		return nil, nil
+	}
+	return w.encode(out, s.conn.JSON())
+}
+
+// Answered notes that the answer of one message was written.
+func (s *Session) Answered() { s.unanswered.Add(-1) }
+
+func (s *Session) answer(now time.Time, w *work) *wire.Problem {
+	switch body := w.message.GetBody().(type) {
+	case *agentv1.AgentMessage_Heartbeat:
+		s.hub.metrics.heartbeats.Inc()
+		if s.is(fresh) {
+			return s.begin(now, body.Heartbeat, w)
+		}
+		return s.beat(now, body.Heartbeat, w)
+	case *agentv1.AgentMessage_Ping:
+		s.hub.metrics.pings.Inc()
+		w.pong()
+	default:
+		s.hub.metrics.unknown.Inc()
+	}
+	if s.is(fresh) {
+		return malformed("the first message must be a heartbeat")
+	}
+	return nil
+}
+
+// begin takes the first heartbeat, which says whose session this is.
+func (s *Session) begin(now time.Time, m *agentv1.Heartbeat, w *work) *wire.Problem {
+	a := m.GetAgent()
+	if a.GetSessionNumber() == 0 {
+		return malformed("agent.session_number must be this session's, from 1")
+	}
+	if _, p := s.hub.config.Auth.Check(s.credentials, now); p != nil { // revoked since the upgrade
+		return p
+	}
+	s.instance = instanceOf(a)
+	via := s.via()
+	via.Accepted = func() *wire.Problem { return s.hub.up(s) }
+	return s.judged(now, m, via, w)
+}
+
+func (s *Session) beat(now time.Time, m *agentv1.Heartbeat, w *work) *wire.Problem {
+	if instanceOf(m.GetAgent()) != s.instance {
+		return malformed("agent.epoch, instance_id and session_number stay the same within a session")
+	}
+	if p := s.hub.config.Beats.Admit(s.agent, now); p != nil {
+		w.problem(p)
+		return nil
+	}
+	return s.judged(now, m, s.via(), w)
+}
+
+func (s *Session) judged(now time.Time, m *agentv1.Heartbeat, via heartbeat.Via, w *work) *wire.Problem {
+	if p := s.hub.config.Beats.Beat(s.agent, m, via, now, w.beat()); p != nil {
+		return p
+	}
+	s.listen()
+	return nil
+}
+
+// listen sets how long the session may be silent.
+func (s *Session) listen() {
+	s.silence.Store(int64(2*s.agent.PingInterval() + s.hub.config.Slack))
+}
+
+func (s *Session) via() heartbeat.Via { return heartbeat.Via{Session: true, Address: s.address} }
+
+func instanceOf(a *agentv1.AgentInfo) store.Instance {
+	return store.Instance{Epoch: int64(a.GetEpoch()), ID: a.GetInstanceId(), Session: int64(a.GetSessionNumber())} //nolint:gosec // bounded by wire.MaxNumber
+}
+
+func malformed(detail string) *wire.Problem {
+	return &wire.Problem{Name: wire.Malformed, Detail: "The message is not acceptable: " + detail + "."}
+}
+
+// serve reads messages until the session is over.
+func (s *Session) serve() {
+	defer s.hub.running.Done()
+	defer s.conn.CloseNow()
+	for {
+		message, err := s.conn.Read()
+		if err != nil {
+			s.hub.lost(s, err)
+			return
+		}
+		if p := s.take(message); p != nil {
+			s.hub.refuse(s, p)
+			return
+		}
+	}
+}
+
+func (s *Session) take(message []byte) *wire.Problem {
+	buffer := buffers.Get().(*[]byte) //nolint:errcheck,forcetypeassert // the pool holds nothing else
+	defer keep(buffer)
+	reply, p := s.Handle(time.Now(), message, (*buffer)[:0])
+	if p != nil || len(reply) == 0 {
+		return p
+	}
+	*buffer = reply
+	if s.conn.Write(reply) == nil { // a connection that failed is found out by the next Read
+		s.Answered()
+	}
+	return nil
+}
