@@ -14,21 +14,25 @@ type sight struct {
 	from, to time.Time
 	// looked is when the last good look began, answering when the first of an unbroken series of good looks did.
 	looked, answering time.Time
-	leases            map[string]lease
+	// leases are those that are there, and the absent ones that somebody has asked about.
+	leases map[string]lease
 }
 
 // lease is what was seen of one Lease.
 type lease struct {
+	// version is empty while the Lease is absent.
 	version string
 	// since is when this version was seen first.
 	since time.Time
 	// renewed tells whether another was seen before it, or none at all: then a gateway has written it since. What the first look finds may
 	// have been there for long.
 	renewed bool
+	// asked tells whether some session is said to be this gateway's.
+	asked bool
 }
 
-// look takes in the versions of all Leases, by name, as a look that began at start has found them.
-func (s *sight) look(start time.Time, versions map[string]string) {
+// look takes in the versions of the Leases, by name, as a look that began at start has found them; all tells whether there are no others.
+func (s *sight) look(start time.Time, versions map[string]string, all bool) {
 	before, first := s.looked, s.looked.IsZero()
 	if first || start.Sub(before) > s.patience || start.Before(before) {
 		s.answering = start
@@ -38,8 +42,17 @@ func (s *sight) look(start time.Time, versions map[string]string) {
 	for name, version := range versions {
 		l, known := s.leases[name]
 		if !known || l.version != version {
-			l = lease{version, start, !first}
+			l.version, l.since, l.renewed = version, start, !first
 			sign = sign || l.renewed
+		}
+		seen[name] = l
+	}
+	for name, l := range s.leases {
+		if _, there := versions[name]; there || all && !l.asked {
+			continue
+		}
+		if all && l.version != "" {
+			l.version, l.since, l.renewed = "", start, false
 		}
 		seen[name] = l
 	}
@@ -66,9 +79,47 @@ func (s *sight) missing(now time.Time) time.Time {
 	return since
 }
 
-// silence is for how long a Lease has stayed the same while the API server answered.
+// silence is for how long a Lease has stayed the same, or absent, while the API server answered.
 func (s *sight) silence(name string, now time.Time) time.Duration {
 	return now.Sub(later(s.leases[name].since, s.answering))
+}
+
+// untilGone is how long a gateway still has, if it stays silent and the API server answers, until it has been silent for grace. A name that
+// was never seen has that long from when it is asked about first: a gateway makes its Lease before it speaks to anybody.
+func (s *sight) untilGone(name string, now time.Time, grace time.Duration) time.Duration {
+	l, known := s.leases[name]
+	if !known {
+		l.since = now
+	}
+	l.asked = true
+	if s.leases == nil {
+		s.leases = map[string]lease{}
+	}
+	s.leases[name] = l
+	if s.looked.IsZero() || now.Sub(s.looked) > s.patience {
+		return grace
+	}
+	return min(grace, max(0, grace-s.silence(name, now)))
+}
+
+// found takes in what a look at one Lease alone has found, and tells whether it is as it was.
+func (s *sight) found(start time.Time, name, version string) (same bool) {
+	l := s.leases[name]
+	if l.version == version {
+		return true
+	}
+	l.version, l.since, l.renewed = version, start, version != ""
+	s.leases[name] = l
+	return false
+}
+
+// forget lets go of Leases that were absent for longer than kept. Who asks again begins anew.
+func (s *sight) forget(now time.Time, kept time.Duration) {
+	for name, l := range s.leases {
+		if l.version == "" && now.Sub(l.since) > kept {
+			delete(s.leases, name)
+		}
+	}
 }
 
 // alive counts the gateways that are.

@@ -1,4 +1,5 @@
-// Package gateways watches over the gateways by their Leases: without one, no endpoint can be heard, and its silence says nothing.
+// Package gateways watches over the gateways by their Leases: without one, no endpoint can be heard, and its silence says nothing. What a
+// gateway that is gone has said of its sessions is taken back.
 package gateways
 
 import (
@@ -54,13 +55,13 @@ type Watcher struct {
 	api client.Client
 	log logr.Logger
 
-	mu    sync.RWMutex // only Start writes
+	mu    sync.Mutex
 	sight sight
 	// told is what the log says: whether there is a gateway.
 	told bool
 }
 
-// Setup adds a watcher to a manager.
+// Setup adds a watcher to a manager, and who gives up the sessions of gateways that are gone.
 func Setup(mgr ctrl.Manager, opts Options) (*Watcher, error) {
 	// Past the cache: what a look finds must be as new as the look.
 	api, err := client.New(mgr.GetConfig(), client.Options{HTTPClient: mgr.GetHTTPClient(), Scheme: mgr.GetScheme(), Mapper: mgr.GetRESTMapper()})
@@ -71,22 +72,46 @@ func Setup(mgr ctrl.Manager, opts Options) (*Watcher, error) {
 	if err := mgr.Add(w); err != nil {
 		return nil, fmt.Errorf("add the watcher of gateways: %w", err)
 	}
+	if err := setupReaper(mgr, w); err != nil {
+		return nil, fmt.Errorf("add the reaper of sessions: %w", err)
+	}
 	return w, nil
 }
 
 // Listened is the newest stretch of time without a break in which some gateway was alive, as was seen. Both are zero before any was.
 func (w *Watcher) Listened() (from, to time.Time) {
-	w.mu.RLock()
-	defer w.mu.RUnlock()
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	return w.sight.from, w.sight.to
 }
 
 // Missing is since when the API server has answered without a break and shown no gateway that is alive; zero: there is one, or the API
 // server does not answer.
 func (w *Watcher) Missing(now time.Time) time.Time {
-	w.mu.RLock()
-	defer w.mu.RUnlock()
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	return w.sight.missing(now)
+}
+
+// untilGone is how long a gateway still has until it is gone, if it stays silent; 0: it is gone, as far as was seen.
+func (w *Watcher) untilGone(name string, now time.Time) time.Duration {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.sight.untilGone(name, now, w.Grace)
+}
+
+// gone asks the API server whether a gateway that seems to be gone is. Looks may lag behind, and show no more than maxLeases.
+func (w *Watcher) gone(ctx context.Context, name string) (bool, error) {
+	start, lease := time.Now().Round(0), &coordinationv1.Lease{}
+	if strings.HasPrefix(name, leasePrefix) { // no gateway has another name, and other Leases are none of a gateway's
+		err := w.api.Get(ctx, client.ObjectKey{Namespace: w.Namespace, Name: name}, lease)
+		if client.IgnoreNotFound(err) != nil {
+			return false, fmt.Errorf("get Lease %s: %w", name, err)
+		}
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.sight.found(start, name, lease.ResourceVersion) && w.sight.untilGone(name, start, w.Grace) == 0, nil
 }
 
 // Start looks until ctx ends.
@@ -129,14 +154,15 @@ func (w *Watcher) look(ctx context.Context, start time.Time) ([]*coordinationv1.
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.sight.look(start, versions)
+	w.sight.look(start, versions, list.Continue == "")
+	w.sight.forget(start, keptGraces*w.Grace)
 	return leases, nil
 }
 
 // forget deletes the Leases of gateways that are long gone.
 func (w *Watcher) forget(ctx context.Context, leases []*coordinationv1.Lease, now time.Time) error {
 	for _, l := range leases {
-		if w.sight.silence(l.Name, now) < keptGraces*w.Grace {
+		if w.silence(l.Name, now) < keptGraces*w.Grace {
 			continue
 		}
 		// On condition that it still is the version that was judged: a gateway that came back this moment keeps its Lease.
@@ -152,10 +178,22 @@ func (w *Watcher) forget(ctx context.Context, leases []*coordinationv1.Lease, no
 	return nil
 }
 
+func (w *Watcher) silence(name string, now time.Time) time.Duration {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.sight.silence(name, now)
+}
+
+func (w *Watcher) alive(now time.Time) int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.sight.alive(now)
+}
+
 // tell counts, and logs when the last gateway is lost and when there is one again.
 func (w *Watcher) tell(now time.Time, err error) {
 	_, to := w.Listened()
-	n := w.sight.alive(now)
+	n := w.alive(now)
 	alive.Set(float64(n))
 	if !to.IsZero() {
 		heard.Set(float64(to.Unix()))

@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
+	"os"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -22,16 +22,51 @@ import (
 
 const leaseDuration = time.Second
 
+// private is an API server that is ours to take away, and whose gateways are ours.
+var (
+	private    *harness.API
+	privateDir string
+)
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if private != nil {
+		_ = private.ControlPlane.Stop()
+	}
+	_ = os.RemoveAll(privateDir)
+	os.Exit(code)
+}
+
+func cluster(t *testing.T) *harness.API {
+	t.Helper()
+	if private == nil {
+		if err := startPrivate(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return private
+}
+
+func startPrivate() (err error) {
+	if privateDir, err = os.MkdirTemp("", "rollcall-gateways-"); err != nil {
+		return err
+	}
+	private, err = harness.Start(context.Background(), privateDir)
+	return err
+}
+
 // gateway renews a Lease as a gateway does, for as long as it lives.
 type gateway struct {
 	c     client.Client
 	lease *coordinationv1.Lease
 	stops atomic.Bool
+	// stopped is closed once it has stopped.
+	stopped chan struct{}
 }
 
 func newGateway(t *testing.T, c client.Client, name string) *gateway {
 	t.Helper()
-	g := &gateway{c: c, lease: &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: local.Namespace, Name: name}}}
+	g := &gateway{c: c, lease: &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: local.Namespace, Name: name}}, stopped: make(chan struct{})}
 	if err := c.Create(t.Context(), g.lease); err != nil {
 		t.Fatal(err)
 	}
@@ -41,6 +76,7 @@ func newGateway(t *testing.T, c client.Client, name string) *gateway {
 func (g *gateway) live(ctx context.Context) {
 	tick := time.NewTicker(leaseDuration / 4)
 	defer tick.Stop()
+	defer close(g.stopped)
 	for !g.stops.Load() && ctx.Err() == nil {
 		g.lease.Spec.RenewTime = ptr.To(metav1.NowMicro())
 		_ = g.c.Update(ctx, g.lease) // the API server may be away
@@ -48,13 +84,8 @@ func (g *gateway) live(ctx context.Context) {
 	}
 }
 
-// TestWatcher runs against an API server of its own, which it takes away.
 func TestWatcher(t *testing.T) {
-	api, err := harness.Start(t.Context(), filepath.Join(t.TempDir(), "cluster"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = api.ControlPlane.Stop() })
+	api := cluster(t)
 	c := api.Client(t, local.GatewayAccount)
 	dead, other := newGateway(t, c, "gw-dead0-00000"), newGateway(t, c, "gw-other-00000")
 	alive := newGateway(t, c, "gw-alive-00000")
