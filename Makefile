@@ -18,7 +18,7 @@ DEMO = go build -o $(BIN)/demo ./hack/demo && exec $(BIN)/demo $(DEMO_FLAGS)
 GATEWAY_PORT ?= 8443
 
 ##@ Use it
-.PHONY: run env agents stop clean
+.PHONY: run env agents block unblock stop clean
 run: ## A real control plane, manager, gateway and an agent on this machine; Ctrl-C ends it (KUBECONFIG=... for your own cluster).
 	@$(DEMO) run --gateway-port=$(GATEWAY_PORT) $(if $(filter command line,$(origin KUBECONFIG)),--kubeconfig=$(KUBECONFIG))
 
@@ -28,6 +28,13 @@ env: ## Print what puts kubectl and cytool on PATH, for: eval "$$(make env)"
 N ?= 50
 agents: ## Enrol N more agents beside `make run` (N=50).
 	@$(DEMO) agents -n $(N)
+
+MODE ?= block
+block: ## Break the agents' websockets, keep HTTPS (MODE=cut=20, swallow, swallow=pongs, half-open or half-open=all: other faults).
+	@$(DEMO) relay $(MODE)
+
+unblock: ## Let everything pass again.
+	@$(DEMO) relay pass
 
 stop: ## Stop what `make run` and `make agents` started; their state stays in .run/.
 	@$(DEMO) stop
@@ -83,6 +90,7 @@ build: ## Build the programs into bin/.
 	@go build -o $(BIN)/rollcall-agent ./cmd/agent
 	@go build -o $(BIN)/cytool ./cmd/cytool
 	@go build -o $(BIN)/fleetsim ./cmd/fleetsim
+	@go build -o $(BIN)/rollcall-relay ./test/relay/cmd
 
 $(BUF): tools/buf/go.mod
 	@echo "tools: building buf (once)"; go build -C tools/buf -o $@ github.com/bufbuild/buf/cmd/buf

@@ -1,5 +1,5 @@
-// Command demo is what `make run`, `make env`, `make agents`, `make stop` and `make clean` call: the real thing on this machine, with its
-// state in .run/.
+// Command demo is what `make run`, `make env`, `make agents`, `make block`, `make stop` and `make clean` call: the real thing on this machine,
+// with its state in .run/.
 package main
 
 import (
@@ -36,6 +36,7 @@ func command() *cobra.Command {
 	agents := &cobra.Command{Use: "agents", Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error { return d.agents(c.Context(), n) }}
 	agents.Flags().IntVarP(&n, "number", "n", 50, "how many")
 	root.AddCommand(run, agents,
+		&cobra.Command{Use: "relay MODE", Args: cobra.ExactArgs(1), RunE: func(c *cobra.Command, args []string) error { return d.misbehave(c.Context(), args[0]) }},
 		&cobra.Command{Use: "env", Args: cobra.NoArgs, RunE: func(*cobra.Command, []string) error { return d.env() }},
 		&cobra.Command{Use: "stop", Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error { return d.stop(c.Context()) }},
 		&cobra.Command{Use: "clean", Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error { return d.clean(c.Context()) }},

@@ -54,7 +54,12 @@ func (d *demo) run(ctx context.Context) (err error) {
 	if stopControlPlane, err = d.startCluster(ctx); err != nil {
 		return err
 	}
-	sys := local.System{Admin: d.admin, Bin: d.bin, Dir: d.in("system"), LogDir: d.in("log"), GatewayAddress: d.address(), ManagerArgs: demoPace, GatewayArgs: oneMachine}
+	sys := local.System{
+		Admin: d.admin, Bin: d.bin, Dir: d.in("system"), LogDir: d.in("log"), GatewayAddress: d.address(), ManagerArgs: demoPace, GatewayArgs: oneMachine,
+	}
+	if sys.GatewayListen, err = freeAddress(); err != nil {
+		return err
+	}
 	endpoint := ""
 	steps := []struct {
 		name string
@@ -85,7 +90,7 @@ func (d *demo) run(ctx context.Context) (err error) {
 
 const hints = `  eval "$(make env)"      kubectl and cytool on PATH, context 'rollcall', namespace 'fleet'
   kubectl get rollcall    everything           make agents N=50    fifty more agents
-  cytool status           the endpoint's view
+  cytool websocket        the endpoint's view  make block          break websockets, keep HTTPS (make unblock)
   make stop               stop, keep state     make clean          forget everything
 Logs: .run/log/*.log.  The demo's policy beats every 15 s (the default is 5 minutes).  Ctrl-C stops all of it.`
 
@@ -180,11 +185,15 @@ func (d *demo) manager(ctx context.Context, k *keeper, sys local.System) (string
 	return "as " + local.Namespace + "/" + local.ManagerAccount + ": leader; fleet keys made", err
 }
 
+// gateway starts it, and what stands between it and the agents: d.address() is where they dial.
 func (d *demo) gateway(ctx context.Context, k *keeper, sys local.System) (string, error) {
 	if err := portFree(d.address()); err != nil {
 		return "", err
 	}
 	err := k.keep(ctx, "gateway", sys.StartGateway)
+	if err == nil {
+		err = d.relay(ctx, k, sys.GatewayListen)
+	}
 	return fmt.Sprintf("as %s/%s: %s, TLS 1.2 only", local.Namespace, local.GatewayAccount, d.address()), err
 }
 
@@ -194,6 +203,15 @@ func portFree(address string) error {
 		return fmt.Errorf("%s is taken by another program: stop that, or: make run GATEWAY_PORT=9443 (%w)", address, err)
 	}
 	return l.Close()
+}
+
+// freeAddress is where nothing listens at the moment.
+func freeAddress() (string, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", fmt.Errorf("find a free port: %w", err)
+	}
+	return l.Addr().String(), l.Close()
 }
 
 // agent enrols this machine with the person's token and waits until the API shows it online.

@@ -25,6 +25,8 @@ type System struct {
 	Bin, Dir, LogDir string
 	// GatewayAddress is host:port that agents dial.
 	GatewayAddress string
+	// GatewayListen is where the gateway itself listens if something stands before it; empty: GatewayAddress.
+	GatewayListen string
 	// ManagerProgram is the manager's binary in Bin; empty: rollcall-manager.
 	ManagerProgram string
 	// ManagerArgs and GatewayArgs are appended to the flags that every run needs.
@@ -90,7 +92,7 @@ func (s System) managerKubeconfig(ctx context.Context) (string, error) {
 
 // StartGateway starts a gateway with the token that the manager writes. It is up once it says that it is ready.
 func (s System) StartGateway(ctx context.Context) (*Process, error) {
-	p, ready, err := s.LaunchGateway("gateway", s.GatewayAddress)
+	p, ready, err := s.LaunchGateway("gateway", cmp.Or(s.GatewayListen, s.GatewayAddress))
 	if err != nil {
 		return nil, err
 	}

@@ -26,6 +26,7 @@ var Programs = []Program{
 	{Name: "rollcall-agent", Package: "./cmd/agent"},
 	{Name: "cytool", Package: "./cmd/cytool"},
 	{Name: "fleetsim", Package: "./cmd/fleetsim"},
+	{Name: "rollcall-relay", Package: "./test/relay/cmd"},
 	{Name: "rollcall-manager-faults", Package: "./cmd/manager", Flags: []string{"-tags=faults"}},
 }
 

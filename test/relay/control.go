@@ -38,28 +38,38 @@ func (r *Relay) Control() http.Handler {
 	return mux
 }
 
-// Switch sets the mode of the relay that listens on a control socket.
+// Ask returns the mode of the relay that is steered by a control socket.
+func Ask(ctx context.Context, socket string) (Mode, error) {
+	return control(ctx, socket, http.MethodGet, "")
+}
+
+// Switch sets the mode of the relay that is steered by a control socket. When it returns, that has happened.
 func Switch(ctx context.Context, socket string, to Mode) error {
+	_, err := control(ctx, socket, http.MethodPut, to.String())
+	return err
+}
+
+func control(ctx context.Context, socket, method, body string) (Mode, error) {
 	ctx, cancel := context.WithTimeout(ctx, controlTimeout)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPut, "http://relay/mode", strings.NewReader(to.String()))
+	req, err := http.NewRequestWithContext(ctx, method, "http://relay/mode", strings.NewReader(body))
 	if err != nil {
-		return err
+		return Mode{}, err
 	}
 	transport := &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, "unix", socket)
 	}}
 	resp, err := (&http.Client{Transport: transport}).Do(req)
 	if err != nil {
-		return fmt.Errorf("ask the relay: %w", err)
+		return Mode{}, fmt.Errorf("ask the relay: %w", err)
 	}
 	defer func() { _ = resp.Body.Close() }()
 	b, err := io.ReadAll(io.LimitReader(resp.Body, 1<<10))
 	if err != nil {
-		return fmt.Errorf("ask the relay: %w", err)
+		return Mode{}, fmt.Errorf("ask the relay: %w", err)
 	}
 	if resp.StatusCode != http.StatusOK {
-		return errors.New(strings.TrimSpace(string(b)))
+		return Mode{}, errors.New(strings.TrimSpace(string(b)))
 	}
-	return nil
+	return ParseMode(strings.TrimSpace(string(b)))
 }

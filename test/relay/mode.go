@@ -93,7 +93,7 @@ func (m Mode) Sentence() string {
 	case m.does == holds:
 		return "the relay between agent and gateway forwards nothing any more on the connections that were up, and does not close them; new ones work"
 	default:
-		return "the relay between agent and gateway passes everything through, TLS untouched; agents try their websocket again within their backoff"
+		return "the relay between agent and gateway passes everything through again, TLS untouched; agents try their websocket again within their backoff"
 	}
 }
 

@@ -345,6 +345,9 @@ func TestControl(t *testing.T) {
 	if err := Switch(t.Context(), socket, mode(t, "block")); err != nil || s.relay.Mode() != mode(t, "block") {
 		t.Errorf("%v, and the mode is %s", err, s.relay.Mode())
 	}
+	if m, err := Ask(t.Context(), socket); err != nil || m != mode(t, "block") {
+		t.Errorf("asked, it says %s, %v", m, err)
+	}
 	raw, err := net.Dial("unix", socket)
 	if err != nil {
 		t.Fatal(err)

@@ -42,7 +42,7 @@ func run(ctx context.Context, args []string) error {
 	f.StringVar(&c.Gateway, "gateway", "", "host:port of the gateway")
 	certificate := f.String("certificate", "", "PEM file of the certificate to end TLS with, followed by that of the server CA that signed it")
 	key := f.String("key", "", "PEM file of its key")
-	f.StringSliceVar(&c.Agents, "agents", nil, "state directories of the agents, as patterns, comma separated")
+	f.StringArrayVar(&c.Agents, "agents", nil, "state directories of agents, as a pattern; may be there several times")
 	control := f.String("control", "", "Unix socket to steer it by")
 	first := f.String("mode", "pass", "what to do at first: pass, block, cut=<seconds>, swallow[=pings|pongs] or half-open[=all]")
 	if err := f.Parse(args); err != nil {
