@@ -174,7 +174,7 @@ func (c *connection) serveHeartbeat(w http.ResponseWriter, r *http.Request, now 
 		return p
 	}
 	reply := &agentv1.HeartbeatReply{}
-	p = c.gateway.Heartbeat.Beat(agent, m, heartbeat.Via{Address: c.peer.Address}, now, reply)
+	p = c.gateway.Heartbeat.Beat(agent, m, nil, heartbeat.Via{Address: c.peer.Address}, now, reply)
 	c.gateway.Sessions.Heard(e.IdentityID) // it may have said that its session is over
 	if p != nil {
 		return p

@@ -43,55 +43,55 @@ func (s *Service) gateway(v Via) string {
 	return ""
 }
 
-// Beat answers a heartbeat that keeps to its bounds. reply must be empty but for a ServerTime, which is used if there is one.
-//
-// Almost all heartbeats say what the one before said. Then there is nothing to look up, to write or to order, as long as the store has told of
-// no change.
-func (s *Service) Beat(a *Agent, m *agentv1.Heartbeat, via Via, now time.Time, reply *agentv1.HeartbeatReply) *wire.Problem {
-	mark := s.mark(m, via)
+// Beat answers a heartbeat that keeps to its bounds. raw is m in protobuf as it came; nil if it came otherwise. reply must be empty but for a
+// ServerTime, which is used if there is one.
+func (s *Service) Beat(a *Agent, m *agentv1.Heartbeat, raw []byte, via Via, now time.Time, reply *agentv1.HeartbeatReply) *wire.Problem {
+	says, ok := s.read(m, raw)
+	if !ok {
+		return &wire.Problem{Name: wire.Malformed, Detail: "The heartbeat cannot be read."}
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if !s.nothingNew(a, mark, m, via, now) {
-		if p := s.consider(a, mark, m, via, now, reply); p != nil {
+	if !a.nothingNew(says, via, now) {
+		if p := s.consider(a, says.mark(via), m, via, now, reply); p != nil {
 			return p
 		}
 	}
+	s.greet(reply, now)
+	return nil
+}
+
+// Again answers a heartbeat on a session without decoding it, if it says what the one before said and does not come too soon. Almost all are
+// answered so: there is nothing to look up, to write or to order, as long as the store has told of no change. It counts as admitted.
+func (s *Service) Again(a *Agent, raw []byte, now time.Time, reply *agentv1.HeartbeatReply) bool {
+	via := Via{Session: true}
+	says, ok := scan(s.seed, raw)
+	if !ok {
+		return false
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !a.nothingNew(says, via, now) || s.admit(a, now) != nil {
+		return false
+	}
+	s.greet(reply, now)
+	return true
+}
+
+// greet puts into a reply what is in every one.
+func (s *Service) greet(reply *agentv1.HeartbeatReply, now time.Time) {
 	if reply.ServerTime == nil {
 		reply.ServerTime = &timestamppb.Timestamp{}
 	}
 	reply.ServerTime.Seconds, reply.ServerTime.Nanos = now.Unix(), int32(now.Nanosecond()) //nolint:gosec // below 10^9
 	reply.Gateway = s.config.Gateway
 	reply.Beacon, _ = s.config.Source.Beacon()
-	return nil
 }
 
-// mark tells a heartbeat from one that says something else; what changes each time and is not written is left out.
-func (s *Service) mark(m *agentv1.Heartbeat, via Via) uint64 {
-	sent, vitals, age, skew, spooled := m.SentAt, m.Vitals, m.BeaconAge, m.ClockSkew, m.SpooledEvents
-	capabilities, inventory := m.Capabilities, m.Inventory
-	m.SentAt, m.Vitals, m.BeaconAge, m.ClockSkew, m.SpooledEvents = nil, nil, nil, nil, 0
-	m.Capabilities, m.Inventory = nil, nil
-	var usual [1 << 10]byte
-	b := usual[:]
-	if n := m.SizeVT(); n < len(b) {
-		b = b[:n]
-	} else {
-		b = make([]byte, n)
-	}
-	_, _ = m.MarshalToSizedBufferVT(b) // cannot fail: there are no required fields
-	m.SentAt, m.Vitals, m.BeaconAge, m.ClockSkew, m.SpooledEvents = sent, vitals, age, skew, spooled
-	m.Capabilities, m.Inventory = capabilities, inventory
-
-	mark := maphash.Bytes(s.seed, b) &^ 1 // never 0, and another for each way
-	if via.Session {
-		return mark | 1
-	}
-	return mark | 2
-}
-
-func (s *Service) nothingNew(a *Agent, mark uint64, m *agentv1.Heartbeat, via Via, now time.Time) bool {
-	return via.Accepted == nil && a.fresh.Load() && mark == a.settled && m.Capabilities == nil && m.Inventory == nil &&
-		roundSkew(m.GetClockSkew().AsDuration(), a.skew) == a.skew && (via.Session || now.Before(a.refresh))
+// nothingNew tells whether a heartbeat leaves everything as it is.
+func (a *Agent) nothingNew(says saying, via Via, now time.Time) bool {
+	return via.Accepted == nil && a.fresh.Load() && says.mark(via) == a.settled && !says.sections &&
+		roundSkew(says.skew, a.skew) == a.skew && (via.Session || now.Before(a.refresh))
 }
 
 // consider judges a heartbeat by what the store knows, reports what is new, and puts into the reply what the agent lacks.

@@ -141,6 +141,10 @@ func (a *Agent) PingInterval() time.Duration {
 func (s *Service) Admit(a *Agent, now time.Time) *wire.Problem {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	return s.admit(a, now)
+}
+
+func (s *Service) admit(a *Agent, now time.Time) *wire.Problem {
 	wait, ok := a.pace.Take(limit.Rate{Every: a.spacing, Burst: s.config.Burst}, now)
 	if ok {
 		return nil

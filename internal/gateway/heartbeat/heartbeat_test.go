@@ -129,7 +129,7 @@ func (w *world) beat(m *agentv1.Heartbeat, writes []string, want wire.Name) *age
 		w.Fatalf("the test's heartbeat: %v", err)
 	}
 	reply := &agentv1.HeartbeatReply{}
-	p := w.service.Beat(w.agent(), m, Via{Address: home}, w.now, reply)
+	p := w.service.Beat(w.agent(), m, nil, Via{Address: home}, w.now, reply)
 	var got wire.Name
 	if p != nil {
 		got = p.Name
@@ -184,7 +184,7 @@ func TestWhatIsNoReasonToWrite(t *testing.T) {
 	w.T = t
 	home2 := netip.MustParseAddr("198.51.100.9")
 	elsewhere := func() *wire.Problem {
-		return w.service.Beat(w.agent(), heartbeat(func(m *agentv1.Heartbeat) { m.Agent.SessionNumber = 9 }), Via{Address: home2}, w.now, &agentv1.HeartbeatReply{})
+		return w.service.Beat(w.agent(), heartbeat(func(m *agentv1.Heartbeat) { m.Agent.SessionNumber = 9 }), nil, Via{Address: home2}, w.now, &agentv1.HeartbeatReply{})
 	}
 	if p := elsewhere(); p != nil || len(w.source.writes) > 0 {
 		t.Errorf("another address: %v, %v", p, w.source.writes)

@@ -135,7 +135,7 @@ func BenchmarkBeat(b *testing.B) {
 			beat := func(m *agentv1.Heartbeat) {
 				m.Agent.SessionNumber = 1
 				reply.Send, reply.Orders, reply.More = nil, nil, false
-				if p := w.service.Beat(agent, m, via, w.now, reply); p != nil {
+				if p := w.service.Beat(agent, m, nil, via, w.now, reply); p != nil {
 					b.Fatal(p)
 				}
 			}

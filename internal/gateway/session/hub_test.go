@@ -43,10 +43,12 @@ func TestDown(t *testing.T) {
 		w.wrote()
 	})
 	for name, follow := range map[string]func(w *world){
-		"the next session":             func(w *world) { w.up(2) },
-		"a heartbeat over HTTPS":       func(w *world) { w.https(beat(1, short)) },
-		"a session at another gateway": func(w *world) { w.change(func(e *store.Endpoint) { e.Connection.Session, e.Connection.Gateway = 2, gwOther }) },
-		"the manager":                  func(w *world) { w.change(func(e *store.Endpoint) { e.Connection.Channel = v1alpha1.ChannelNone }) },
+		"the next session":       func(w *world) { w.up(2) },
+		"a heartbeat over HTTPS": func(w *world) { w.https(beat(1, short)) },
+		"a session at another gateway": func(w *world) {
+			w.change(func(e *store.Endpoint) { e.Connection.Session, e.Connection.Gateway = 2, gwOther })
+		},
+		"the manager": func(w *world) { w.change(func(e *store.Endpoint) { e.Connection.Channel = v1alpha1.ChannelNone }) },
 		"its end": func(w *world) {
 			w.book.mu.Lock()
 			delete(w.book.endpoints, idOf(1))

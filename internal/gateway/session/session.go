@@ -77,12 +77,16 @@ func (s *Session) Handle(now time.Time, message, out []byte) ([]byte, *wire.Prob
 	s.last.Store(int64(s.hub.since(now)))
 	w := works.Get().(*work) //nolint:errcheck,forcetypeassert // the pool holds nothing else
 	defer w.release()
-	if p := w.decode(message, s.conn.JSON()); p != nil {
-		return nil, p
+	if !s.conn.JSON() {
+		w.peek(message)
 	}
-	p := s.answer(now, w)
-	if p != nil {
-		return nil, p
+	if !s.again(now, w) {
+		if p := w.decode(message, s.conn.JSON()); p != nil {
+			return nil, p
+		}
+		if p := s.answer(now, w); p != nil {
+			return nil, p
+		}
 	}
 	if w.reply.Body == nil {
 		s.unanswered.Add(-1)
@@ -93,6 +97,16 @@ func (s *Session) Handle(now time.Time, message, out []byte) ([]byte, *wire.Prob
 
 // Answered notes that the answer of one message was written.
 func (s *Session) Answered() { s.unanswered.Add(-1) }
+
+// again answers the heartbeat that says what the one before said, before it is decoded.
+func (s *Session) again(now time.Time, w *work) bool {
+	if w.raw == nil || !s.is(up) || !s.hub.config.Beats.Again(s.agent, w.raw, now, w.beat()) {
+		w.reply.Body = nil
+		return false
+	}
+	s.hub.metrics.heartbeats.Inc()
+	return true
+}
 
 func (s *Session) answer(now time.Time, w *work) *wire.Problem {
 	switch body := w.message.GetBody().(type) {
@@ -141,7 +155,7 @@ func (s *Session) beat(now time.Time, m *agentv1.Heartbeat, w *work) *wire.Probl
 }
 
 func (s *Session) judged(now time.Time, m *agentv1.Heartbeat, via heartbeat.Via, w *work) *wire.Problem {
-	if p := s.hub.config.Beats.Beat(s.agent, m, via, now, w.beat()); p != nil {
+	if p := s.hub.config.Beats.Beat(s.agent, m, w.raw, via, now, w.beat()); p != nil {
 		return p
 	}
 	s.listen()

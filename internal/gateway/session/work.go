@@ -4,6 +4,7 @@ import (
 	"slices"
 	"sync"
 
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	agentv1 "github.com/rollcall-dev/rollcall/api/agent/v1"
@@ -12,6 +13,7 @@ import (
 
 // work is what one message needs while it is handled. It goes round, so that a heartbeat costs few allocations.
 type work struct {
+	raw     []byte // the heartbeat of the message, encoded; nil if it is not known to be one
 	message agentv1.AgentMessage
 	reply   agentv1.ServerMessage
 
@@ -39,6 +41,32 @@ func codec(json bool) wire.Codec {
 		return wire.JSON
 	}
 	return wire.Protobuf
+}
+
+// Fields of an AgentMessage.
+const (
+	fieldID        = 1
+	fieldHeartbeat = 2
+)
+
+// peek finds a heartbeat in a message as agents encode it: the id, the heartbeat, and nothing else.
+func (w *work) peek(message []byte) {
+	number, kind, n := protowire.ConsumeTag(message)
+	if n < 0 || number != fieldID || kind != protowire.VarintType {
+		return
+	}
+	id, size := protowire.ConsumeVarint(message[n:])
+	if size < 0 || id == 0 || id > wire.MaxNumber {
+		return
+	}
+	message = message[n+size:]
+	number, kind, n = protowire.ConsumeTag(message)
+	if n < 0 || number != fieldHeartbeat || kind != protowire.BytesType {
+		return
+	}
+	if raw, size := protowire.ConsumeBytes(message[n:]); n+size == len(message) {
+		w.raw, w.reply.Re = raw, id
+	}
 }
 
 func (w *work) decode(message []byte, json bool) *wire.Problem {
@@ -98,5 +126,6 @@ func (w *work) release() {
 	w.message.Reset()
 	w.reply.Reset()
 	w.content.Reset()
+	w.raw = nil
 	works.Put(w)
 }

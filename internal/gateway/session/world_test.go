@@ -73,7 +73,7 @@ func (b *book) Policy(_, name string) (store.Policy, bool) {
 	return b.policy, name == b.policy.Name
 }
 
-func (b *book) Beacon() (*agentv1.Envelope, bool) { return sealed(envelope.Beacon, 1), true }
+func (b *book) Beacon() (*agentv1.Envelope, bool) { return beacon, true }
 
 func (b *book) Write(r store.Report) {
 	b.mu.Lock()
@@ -93,6 +93,8 @@ func (b *book) Write(r store.Report) {
 		b.endpoints[id] = e
 	}
 }
+
+var beacon = sealed(envelope.Beacon, 1)
 
 func sealed(t envelope.Type, n int) *agentv1.Envelope {
 	return &agentv1.Envelope{PayloadType: string(t), Payload: fmt.Appendf(nil, "{%d}", n), Signatures: []*agentv1.Signature{{Sig: []byte{1}}}}
@@ -376,7 +378,7 @@ func short(m *agentv1.Heartbeat) { m.Capabilities, m.Inventory = nil, nil }
 
 // https is a heartbeat that does not come on a session.
 func (w *world) https(m *agentv1.Heartbeat) wire.Name {
-	p := w.beats.Beat(w.beats.Agent(w.endpoint(), time.Now()), m, heartbeat.Via{Address: home}, time.Now(), &agentv1.HeartbeatReply{})
+	p := w.beats.Beat(w.beats.Agent(w.endpoint(), time.Now()), m, nil, heartbeat.Via{Address: home}, time.Now(), &agentv1.HeartbeatReply{})
 	w.hub.Heard(idOf(1))
 	synctest.Wait()
 	if p != nil {
