@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -16,8 +17,8 @@ import (
 // profilesEnv names the directory for profiles.
 const profilesEnv = "ROLLCALL_BENCH_PROFILES"
 
-// In a gateway that is built for `make bench`, SIGUSR1 gives back what is not in use, and SIGUSR2 starts a CPU profile, and the next one ends it
-// and writes a profile of the heap beside it.
+// In a gateway that is built for `make bench`, SIGUSR1 gives back what is not in use, and SIGUSR2 starts a profile of the CPU, and the next one
+// ends it and writes those of the heap and of the goroutines beside it.
 func init() {
 	asked := make(chan os.Signal, 1)
 	signal.Notify(asked, syscall.SIGUSR1, syscall.SIGUSR2)
@@ -43,6 +44,7 @@ func collect() {
 	debug.FreeOSMemory()
 }
 
+// profile starts a profile of the CPU, or ends it and writes the others, and then a file that says so.
 func profile(cpu **os.File) (err error) {
 	dir := os.Getenv(profilesEnv)
 	if *cpu == nil {
@@ -55,15 +57,12 @@ func profile(cpu **os.File) (err error) {
 	pprof.StopCPUProfile()
 	err = (*cpu).Close()
 	*cpu = nil
-	if err != nil {
-		return err
+	for _, kind := range []string{"heap", "goroutine"} {
+		f, e := os.Create(filepath.Join(dir, kind+".pprof"))
+		if e == nil {
+			e = errors.Join(pprof.Lookup(kind).WriteTo(f, 0), f.Close())
+		}
+		err = errors.Join(err, e)
 	}
-	heap, err := os.Create(filepath.Join(dir, "heap.pprof"))
-	if err != nil {
-		return err
-	}
-	if err := pprof.WriteHeapProfile(heap); err != nil {
-		return err
-	}
-	return heap.Close()
+	return errors.Join(err, os.WriteFile(filepath.Join(dir, "done"), nil, 0o600))
 }

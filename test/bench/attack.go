@@ -28,7 +28,7 @@ func (b *bench) attack(ctx context.Context) ([]table.Row, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := w.start(ctx); err != nil {
+	if err := w.start(ctx, rig.Unhurried...); err != nil {
 		return nil, err
 	}
 	if b.agents < good+badAgents {
@@ -115,7 +115,7 @@ func (b *bench) besieged(ctx context.Context, crowd, enemy *rig.Crowd, kind dril
 	if _, err := enemy.Do(siege); err != nil {
 		return row, err
 	}
-	err = b.missed(ctx, &row, g, "cpu.pprof", func() error {
+	err = b.missed(ctx, &row, g, rig.CPU, func() error {
 		_, err := crowd.Try(beats)
 		return err
 	})

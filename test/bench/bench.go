@@ -121,7 +121,7 @@ func (w *world) enrol(ctx context.Context, n int) (err error) {
 	if w.token, err = w.Token(ctx); err != nil {
 		return err
 	}
-	if err := w.start(ctx); err != nil {
+	if err := w.start(ctx, "--write-rate=500"); err != nil {
 		return err
 	}
 	sim, err := w.Fleetsim(w.token, w.states, n, "--websocket=false")
@@ -151,20 +151,17 @@ func (b *bench) crowd(count int) (*rig.Crowd, error) {
 }
 
 // missed takes the profile of what the gateway does in do, if a row has missed its goal, and adds where it is and what it begins with.
-func (b *bench) missed(ctx context.Context, row *table.Row, g *rig.Gateway, profile string, do func() error) error {
+func (b *bench) missed(ctx context.Context, row *table.Row, g *rig.Gateway, kind rig.Profile, do func() error) error {
 	if !row.Goal.Missed() {
 		return nil
 	}
 	b.say("%s missed its goal: taking a profile", row.Key)
-	if err := g.Profile(do); err != nil {
-		return err
-	}
-	top, err := g.Top(ctx, profile, 15)
+	file, top, err := g.Profile(ctx, row.Key, kind, do)
 	if err != nil {
 		return err
 	}
-	b.say("%s, from %s:\n%s", row.Key, filepath.Join(g.Profiles, profile), top)
-	row.Notes = append(row.Notes, "missed; profile: "+filepath.Join(g.Profiles, profile)+"; most of it: "+strings.Join(hottest(top, 3), ", "))
+	b.say("%s, from %s:\n%s", row.Key, file, top)
+	row.Notes = append(row.Notes, "missed; profile: "+file+"; most of it: "+strings.Join(hottest(top, 3), ", "))
 	return nil
 }
 

@@ -65,10 +65,11 @@ func (b *bench) heartbeats(ctx context.Context) ([]table.Row, error) {
 	row.Goal = table.AtLeast(row.Ratio, 0.6, "×")
 	row.Notes = append(row.Notes, fmt.Sprintf("medians of %d rounds, which spread by %.0f %%; a heartbeat has %d bytes, its answer %d; %d agents",
 		beatRounds, 100*stats.Spread(rates[drill.Session]), open.Request, open.Reply, count))
-	return []table.Row{row}, b.missed(ctx, &row, b.fleetOf.gateway, "cpu.pprof", func() error {
+	err = b.missed(ctx, &row, b.fleetOf.gateway, rig.CPU, func() error {
 		_, err := crowd.Do(drill.Order{Deed: drill.Beat, Kind: drill.Session, Workers: beaters, Time: 5 * time.Second})
 		return err
 	})
+	return []table.Row{row}, err
 }
 
 func beatsPerCPU(crowd *rig.Crowd, kind drill.Kind, s rig.Server) (float64, error) {

@@ -37,7 +37,7 @@ func (b *bench) memory(ctx context.Context) ([]table.Row, error) {
 	}
 	defer crowd.Stop()
 	w.stopGateway() // what it did before is not what is measured
-	if err := w.start(ctx); err != nil {
+	if err := w.start(ctx, rig.Unhurried...); err != nil {
 		return nil, err
 	}
 	got := map[drill.Kind]held{}
@@ -51,14 +51,19 @@ func (b *bench) memory(ctx context.Context) ([]table.Row, error) {
 	row := besideRow("memory", fmt.Sprintf("memory per connected agent, at %d", b.agents), got, func(h held) (float64, string) { return h.each / 1e3, "%.1f KB" })
 	row.Goal = table.AtMost(row.Ratio, 1.2, "×")
 	row.Notes = append(row.Notes, got[drill.Session].notes)
-	if row.Goal.Missed() {
+	if row.Goal.Missed() { // once more, with a gateway that remembers who took what
+		w.stopGateway()
+		if w.gateway, err = w.Gateway(ctx, rig.Ready, append([]string{rig.Sampled}, rig.Unhurried...)...); err != nil {
+			return nil, err
+		}
+		defer w.stopGateway()
 		if _, err := crowd.Do(drill.Order{Deed: drill.Open, Kind: drill.Session, Address: w.gateway.Address, Count: b.agents, Workers: dialers}); err != nil {
 			return nil, err
 		}
 		if _, err := rig.Collected(ctx, w.gateway); err != nil {
 			return nil, err
 		}
-		err = b.missed(ctx, &row, w.gateway, "heap.pprof", func() error { return nil })
+		err = b.missed(ctx, &row, w.gateway, rig.Heap, func() error { return nil })
 	}
 	return []table.Row{row}, err
 }
@@ -125,7 +130,7 @@ func (b *bench) fill(ctx context.Context, crowd *rig.Crowd, open drill.Order, se
 func (b *bench) server(ctx context.Context, kind drill.Kind, reply int) (s rig.Server, address string, stop func(), err error) {
 	program := map[drill.Kind]string{drill.Raw: "rawserver", drill.OpAMP: "opampserver"}[kind]
 	if program == "" {
-		if err := b.fleetOf.start(ctx); err != nil {
+		if err := b.fleetOf.start(ctx, rig.Unhurried...); err != nil {
 			return nil, "", nil, err
 		}
 		return b.fleetOf.gateway, b.fleetOf.gateway.Address, func() {}, nil

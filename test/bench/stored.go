@@ -73,7 +73,8 @@ func (b *bench) stored(ctx context.Context) ([]table.Row, error) {
 	if w.gateway, err = w.Gateway(ctx, readAll); err != nil {
 		return nil, err
 	}
-	return []table.Row{row}, b.missed(ctx, &row, w.gateway, "heap.pprof", func() error { return nil })
+	err = b.missed(ctx, &row, w.gateway, rig.Heap, func() error { return nil })
+	return []table.Row{row}, err
 }
 
 func mb(bytes int64) float64 { return float64(bytes) / 1e6 }

@@ -68,12 +68,12 @@ var attackers = []hostile{
 			_, err = io.WriteString(c, "GET /agent/v1/trust?after=0 HTTP/1.1\r\nHost: g\r\nRollcall-Agent-Version: 8.0.0\r\n\r\n")
 		}
 	})},
-	{"a session, then silent", 5, inSession(func(ctx context.Context, ws *websocket) { hold(ctx, ws.conn) })},
-	{"a session, then garbage", 5, inSession(func(_ context.Context, ws *websocket) { _, _ = ws.conn.Write(garbage(4 << 10)) })},
-	{"a session, then half a message by the byte", 5, inSession(func(ctx context.Context, ws *websocket) {
+	{"a session, then silent", 5, inSession(func(ctx context.Context, ws *ws) { hold(ctx, ws.conn) })},
+	{"a session, then garbage", 5, inSession(func(_ context.Context, ws *ws) { _, _ = ws.conn.Write(garbage(4 << 10)) })},
+	{"a session, then half a message by the byte", 5, inSession(func(ctx context.Context, ws *ws) {
 		drip(ctx, ws.conn, string(appendFrame(nil, opBinary, garbage(32<<10))), 100*time.Millisecond)
 	})},
-	{"a session of pings that nobody reads the answers of", 5, inSession(func(ctx context.Context, ws *websocket) {
+	{"a session of pings that nobody reads the answers of", 5, inSession(func(ctx context.Context, ws *ws) {
 		ping := appendFrame(nil, opPing, make([]byte, 125))
 		for err := error(nil); err == nil && ctx.Err() == nil; _, err = ws.conn.Write(ping) {
 		}
@@ -121,7 +121,7 @@ func overTLS(do func(context.Context, *tls.Conn, *stranger)) func(context.Contex
 	}
 }
 
-func inSession(do func(context.Context, *websocket)) func(context.Context, net.Conn, *stranger) {
+func inSession(do func(context.Context, *ws)) func(context.Context, net.Conn, *stranger) {
 	return func(ctx context.Context, raw net.Conn, who *stranger) {
 		c := tls.Client(raw, &tls.Config{
 			MinVersion: tls.VersionTLS12, MaxVersion: tls.VersionTLS12, InsecureSkipVerify: true, Certificates: []tls.Certificate{who.agent.certificate},

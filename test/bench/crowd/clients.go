@@ -93,7 +93,7 @@ func (c *rawClient) close()            { _ = c.conn.Close() }
 
 // opampClient talks to opamp-go's server.
 type opampClient struct {
-	ws      *websocket
+	ws      *ws
 	message []byte
 	reply   int
 }
@@ -128,7 +128,7 @@ func (c *opampClient) close()            { c.ws.close() }
 // sessionClient is an agent's session.
 type sessionClient struct {
 	agent          *agent
-	ws             *websocket
+	ws             *ws
 	id             uint64
 	encoded        []byte
 	request, reply int

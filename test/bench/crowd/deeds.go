@@ -123,15 +123,16 @@ func (c *crowd) pace(o drill.Order) (drill.Report, error) {
 
 // reconnect opens sessions that are closed at once.
 func (c *crowd) reconnect(o drill.Order) (drill.Report, error) {
-	if len(c.agents) < o.Workers {
+	agents := c.agents[min(o.Skip, len(c.agents)):]
+	if len(agents) < o.Workers {
 		return drill.Report{}, errors.New("there are fewer agents than workers")
 	}
 	t := c.share(o, func(t *tally, worker int) {
 		for done, i := worker, worker; done < o.Count; done, i = done+o.Workers, i+o.Workers {
-			if i >= len(c.agents) {
+			if i >= len(agents) {
 				i = worker
 			}
-			t.time(func() error { return c.once(o, c.agents[i], t) })
+			t.time(func() error { return c.once(o, agents[i], t) })
 		}
 	})
 	return t.report(nil), nil

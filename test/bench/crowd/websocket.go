@@ -24,8 +24,8 @@ const (
 	opPong   = 10
 )
 
-// websocket is the client's side of RFC 6455, as little as the servers here need: they send no fragments.
-type websocket struct {
+// ws is a websocket: the client's side of RFC 6455, as little as the servers here need: they send no fragments.
+type ws struct {
 	conn net.Conn
 	in   *bufio.Reader
 	out  []byte
@@ -33,7 +33,7 @@ type websocket struct {
 }
 
 // upgrade makes a websocket of a connection.
-func upgrade(conn net.Conn, address, path string, header http.Header) (*websocket, error) {
+func upgrade(conn net.Conn, address, path string, header http.Header) (*ws, error) {
 	var key [16]byte
 	_, _ = rand.Read(key[:]) // never fails, see its documentation
 	var b strings.Builder
@@ -46,7 +46,7 @@ func upgrade(conn net.Conn, address, path string, header http.Header) (*websocke
 	if _, err := io.WriteString(conn, b.String()); err != nil {
 		return nil, err
 	}
-	w := &websocket{conn: conn, in: bufio.NewReaderSize(conn, 1<<10)}
+	w := &ws{conn: conn, in: bufio.NewReaderSize(conn, 1<<10)}
 	resp, err := http.ReadResponse(w.in, nil)
 	if err != nil {
 		return nil, fmt.Errorf("the upgrade was not answered: %w", err)
@@ -60,7 +60,7 @@ func upgrade(conn net.Conn, address, path string, header http.Header) (*websocke
 }
 
 // write sends one message in one frame, and one TLS record.
-func (w *websocket) write(opcode byte, payload []byte) error {
+func (w *ws) write(opcode byte, payload []byte) error {
 	w.out = appendFrame(w.out[:0], opcode, payload)
 	_, err := w.conn.Write(w.out)
 	return err
@@ -91,7 +91,7 @@ func appendFrame(b []byte, opcode byte, payload []byte) []byte {
 var errFragment = errors.New("the server sent a fragment, or a masked frame")
 
 // read waits for the next message, which is good until the one after.
-func (w *websocket) read() ([]byte, error) {
+func (w *ws) read() ([]byte, error) {
 	for {
 		opcode, payload, err := w.frame()
 		if err != nil {
@@ -111,7 +111,7 @@ func (w *websocket) read() ([]byte, error) {
 	}
 }
 
-func (w *websocket) frame() (opcode byte, payload []byte, err error) {
+func (w *ws) frame() (opcode byte, payload []byte, err error) {
 	var head [8]byte
 	if _, err := io.ReadFull(w.in, head[:2]); err != nil {
 		return 0, nil, err
@@ -150,7 +150,7 @@ func closed(payload []byte) error {
 	return fmt.Errorf("the server closed the websocket: %d %s", binary.BigEndian.Uint16(payload), payload[2:])
 }
 
-func (w *websocket) close() { _ = w.conn.Close() }
+func (w *ws) close() { _ = w.conn.Close() }
 
 // within gives what follows the usual patience.
-func (w *websocket) within() { _ = w.conn.SetDeadline(time.Now().Add(patience)) }
+func (w *ws) within() { _ = w.conn.SetDeadline(time.Now().Add(patience)) }

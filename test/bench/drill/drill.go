@@ -38,6 +38,8 @@ type Order struct {
 	Rate    float64       `json:"rate,omitempty"`
 	// Resume says that Reconnect is to resume the TLS session of the connection before.
 	Resume bool `json:"resume,omitempty"`
+	// Skip so many agents.
+	Skip int `json:"skip,omitempty"`
 	// Hello says that Reconnect is to send a first heartbeat.
 	Hello bool `json:"hello,omitempty"`
 	// Request and Reply are the bytes of a heartbeat and of its answer, for servers that do not care what they are.

@@ -80,30 +80,46 @@ func (g *Gateway) ask(ctx context.Context, path string) (ok bool, body string, e
 	return resp.StatusCode == http.StatusOK, string(b), err
 }
 
-// Profile takes a CPU profile while do runs, and one of the heap after it.
-func (g *Gateway) Profile(do func() error) error {
+// Profile is a kind of profile.
+type Profile string
+
+// Profiles.
+const (
+	CPU  Profile = "cpu"
+	Heap Profile = "heap"
+)
+
+// Profile takes profiles of the gateway while do runs: of the CPU, and afterwards of the heap and of the goroutines. They are kept under a name of
+// their own; file is that of the kind, and top its head.
+func (g *Gateway) Profile(ctx context.Context, name string, kind Profile, do func() error) (file, top string, err error) {
 	if err := g.Signal(syscall.SIGUSR2); err != nil {
-		return err
+		return "", "", err
 	}
-	err := Poll(context.Background(), 5*time.Second, func() error { // two signals at once would be one
-		_, err := os.Stat(filepath.Join(g.Profiles, "cpu.pprof"))
-		return err
-	})
-	if err != nil {
-		return err
+	// two signals at once would be one, and the second of them is to find the first obeyed
+	if err := g.written(ctx, "cpu.pprof"); err != nil {
+		return "", "", err
 	}
-	return errors.Join(do(), g.Signal(syscall.SIGUSR2))
+	if err := errors.Join(do(), g.Signal(syscall.SIGUSR2), g.written(ctx, "done")); err != nil {
+		return "", "", err
+	}
+	for _, k := range []string{"cpu", "heap", "goroutine"} {
+		if err := os.Rename(g.profile(k+".pprof"), g.profile(name+"-"+k+".pprof")); err != nil {
+			return "", "", err
+		}
+	}
+	file = g.profile(name + "-" + string(kind) + ".pprof")
+	out, err := exec.CommandContext(ctx, "go", "tool", "pprof", "-top", "-nodecount=15", g.Binary, file).Output()
+	return file, string(out), errors.Join(err, os.Remove(g.profile("done")))
 }
 
-// Top is the head of a profile, once it is whole: cpu.pprof by time, heap.pprof by what is in use.
-func (g *Gateway) Top(ctx context.Context, profile string, lines int) (string, error) {
-	file := filepath.Join(g.Profiles, profile)
-	var out []byte
-	err := Poll(ctx, 10*time.Second, func() (err error) {
-		out, err = exec.CommandContext(ctx, "go", "tool", "pprof", "-top", "-nodecount="+strconv.Itoa(lines), g.Binary, file).Output()
+func (g *Gateway) profile(name string) string { return filepath.Join(g.Profiles, name) }
+
+// written waits for a file.
+func (g *Gateway) written(ctx context.Context, name string) error {
+	return Poll(ctx, 10*time.Second, func() error {
+		_, err := os.Stat(g.profile(name))
 		return err
 	})
-	return string(out), err
 }
 
 // Server is a process whose memory and CPU are measured.

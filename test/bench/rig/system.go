@@ -164,10 +164,14 @@ func (s *System) Agent(token, dir string, args ...string) (*local.Process, error
 	}, args...)...)
 }
 
-// unlimited raises what a gateway grants one address and one agent: here all agents have the same address, and beat as fast as they are answered.
-var unlimited = []string{
-	"--enroll-rate-source=1000", "--enroll-rate-token=1000", "--enroll-rate-total=1000", "--write-rate=500",
-	"--heartbeat-spacing=1us", "--heartbeat-burst=1000000",
+// oneMachine raises what a gateway grants one address: here all agents have the same.
+var oneMachine = []string{"--enroll-rate-source=1000", "--enroll-rate-token=1000", "--enroll-rate-total=1000"}
+
+// Unhurried lifts what keeps agents from beating and connecting as fast as they are answered, and lets those be silent that are not measured
+// just now. What is written of sessions is written soon.
+var Unhurried = []string{
+	"--heartbeat-spacing=1us", "--heartbeat-burst=1000000", "--message-rate=1000000", "--message-burst=1000000", "--session-rate=100000",
+	"--session-slack=1h", "--session-down-after=1s", "--write-rate=500",
 }
 
 // Gateway starts a gateway and waits until ready, which is asked with the text of its route /readyz and whether it answered 200.
@@ -186,10 +190,14 @@ func (s *System) Gateway(ctx context.Context, ready func(ok bool, text string) b
 	if err := os.MkdirAll(g.Profiles, 0o700); err != nil {
 		return nil, err
 	}
-	g.Process, err = local.StartEnv(name, s.Log(name), []string{"ROLLCALL_BENCH_PROFILES=" + g.Profiles, gogc}, g.Binary, slices.Concat([]string{
+	env := []string{"ROLLCALL_BENCH_PROFILES=" + g.Profiles, gogc}
+	if i := slices.Index(args, Sampled); i >= 0 {
+		env, args = append(env, "GODEBUG=memprofilerate=4096"), slices.Delete(slices.Clone(args), i, i+1)
+	}
+	g.Process, err = local.StartEnv(name, s.Log(name), env, g.Binary, slices.Concat([]string{
 		"--kubeconfig=" + kubeconfig, "--token-file=" + filepath.Join(s.local.Dir, "gateway.token"), "--namespace=" + local.Namespace,
 		"--listen=" + g.Address, "--names=localhost,127.0.0.1", "--health-listen=" + health,
-	}, unlimited, args)...)
+	}, oneMachine, args)...)
 	if err != nil {
 		return nil, err
 	}
@@ -208,6 +216,9 @@ func (s *System) Gateway(ctx context.Context, ready func(ok bool, text string) b
 	}
 	return g, nil
 }
+
+// Sampled among the arguments of Gateway is for a profile of the heap: one allocation in 4 KiB is remembered, not in 512. That costs memory.
+const Sampled = "sampled"
 
 // Ready is for Gateway: it serves agents.
 func Ready(ok bool, _ string) bool { return ok }
