@@ -37,15 +37,11 @@ func main() {
 }
 
 func newLogger(o *options) logr.Logger {
-	level := zapcore.InfoLevel
-	if o.logLevel == "debug" {
-		level = zapcore.DebugLevel
-	}
 	config := zap.NewProductionEncoderConfig()
 	config.EncodeTime = zapcore.ISO8601TimeEncoder
 	encoder := zapcore.NewJSONEncoder(config)
-	if o.logFormat == "console" {
+	if o.log.Console() {
 		encoder = zapcore.NewConsoleEncoder(config)
 	}
-	return zapr.NewLogger(zap.New(zapcore.NewCore(encoder, zapcore.Lock(os.Stderr), level)))
+	return zapr.NewLogger(zap.New(zapcore.NewCore(encoder, zapcore.Lock(os.Stderr), o.log.Level())))
 }

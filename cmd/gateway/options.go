@@ -11,6 +11,8 @@ import (
 	"github.com/spf13/pflag"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/rollcall-dev/rollcall/internal/flags"
 )
 
 // options are the command line.
@@ -39,7 +41,7 @@ type options struct {
 	drainSpread                 time.Duration
 	writeRate                   float64
 	drainTimeout                time.Duration
-	logLevel, logFormat         string
+	log                         flags.Log
 }
 
 func parse(args []string) (*options, error) {
@@ -87,8 +89,7 @@ func parse(args []string) (*options, error) {
 	f.Float64Var(&o.writeRate, "write-rate", 100, "writes a second to the status of Endpoints")
 	f.DurationVar(&o.drainTimeout, "drain-timeout", 20*time.Second, "after SIGTERM, for requests under way and for what waits to be written")
 	f.DurationVar(&o.drainSpread, "drain-spread", 5*time.Second, "over how long the websockets of many agents are closed after SIGTERM; of few, less")
-	f.StringVar(&o.logLevel, "log-level", "info", "info or debug")
-	f.StringVar(&o.logFormat, "log-format", "json", "json or console")
+	o.log.Add(f)
 	if err := f.Parse(args); err != nil {
 		return nil, err
 	}
@@ -96,23 +97,9 @@ func parse(args []string) (*options, error) {
 }
 
 func (o *options) check(f *pflag.FlagSet) error {
-	var wrong []error
-	f.VisitAll(func(flag *pflag.Flag) {
-		d, notDuration := f.GetDuration(flag.Name)
-		n, notInt := f.GetInt(flag.Name)
-		x, notFloat := f.GetFloat64(flag.Name)
-		if notDuration == nil && d <= 0 || notInt == nil && n <= 0 || notFloat == nil && x <= 0 {
-			wrong = append(wrong, fmt.Errorf("--%s must be more than 0", flag.Name))
-		}
-	})
-	if f.NArg() > 0 {
-		wrong = append(wrong, fmt.Errorf("unexpected argument %q", f.Arg(0)))
-	}
+	wrong := flags.Check(f, &o.log)
 	if len(o.names) == 0 {
 		wrong = append(wrong, errors.New("--names is missing: say by which DNS names and IP addresses agents reach this gateway, or they cannot verify it"))
-	}
-	if o.logLevel != "info" && o.logLevel != "debug" || o.logFormat != "json" && o.logFormat != "console" {
-		wrong = append(wrong, errors.New("--log-level is info or debug, --log-format json or console"))
 	}
 	return errors.Join(wrong...)
 }

@@ -48,12 +48,8 @@ func main() {
 }
 
 func newLogger(o *options) logr.Logger {
-	level := zapcore.InfoLevel
-	if o.logLevel == "debug" {
-		level = zapcore.DebugLevel
-	}
-	opts := []zap.Opts{zap.Level(level), zap.WriteTo(os.Stderr), zap.StacktraceLevel(zapcore.PanicLevel), zap.RawZapOpts()}
-	if o.logFormat == "console" {
+	opts := []zap.Opts{zap.Level(o.log.Level()), zap.WriteTo(os.Stderr), zap.StacktraceLevel(zapcore.PanicLevel), zap.RawZapOpts()}
+	if o.log.Console() {
 		opts = append(opts, zap.ConsoleEncoder(func(c *zapcore.EncoderConfig) { c.EncodeTime = zapcore.ISO8601TimeEncoder }))
 	} else {
 		opts = append(opts, zap.JSONEncoder(func(c *zapcore.EncoderConfig) { c.EncodeTime = zapcore.ISO8601TimeEncoder }))

@@ -2,11 +2,12 @@ package main
 
 import (
 	"errors"
-	"fmt"
 	"net"
 	"time"
 
 	"github.com/spf13/pflag"
+
+	"github.com/rollcall-dev/rollcall/internal/flags"
 )
 
 // options are the command line.
@@ -28,7 +29,7 @@ type options struct {
 	csrRetention, countInterval  time.Duration
 	certificateExpiring          time.Duration
 	tokenHour                    time.Duration
-	logLevel, logFormat          string
+	log                          flags.Log
 	reached                      func(point string) error
 }
 
@@ -59,8 +60,7 @@ func parse(args []string) (*options, error) {
 	f.DurationVar(&o.countInterval, "count-interval", time.Minute, "how often the endpoints of a policy are counted, at most")
 	f.DurationVar(&o.certificateExpiring, "certificate-expiring", 5*24*time.Hour, "an endpoint whose certificate ends sooner is unhealthy: it should have renewed")
 	f.DurationVar(&o.tokenHour, "token-hour", time.Hour, "how long an hour of a token's expiresAfterHours is: another length is for tests")
-	f.StringVar(&o.logLevel, "log-level", "info", "info or debug")
-	f.StringVar(&o.logFormat, "log-format", "json", "json or console")
+	o.log.Add(f)
 	addFaults(f, o)
 	if err := f.Parse(args); err != nil {
 		return nil, err
@@ -69,20 +69,9 @@ func parse(args []string) (*options, error) {
 }
 
 func (o *options) check(f *pflag.FlagSet) error {
-	var wrong []error
-	f.VisitAll(func(flag *pflag.Flag) {
-		if d, err := f.GetDuration(flag.Name); err == nil && d <= 0 {
-			wrong = append(wrong, fmt.Errorf("--%s must be more than 0", flag.Name))
-		}
-	})
-	if f.NArg() > 0 {
-		wrong = append(wrong, fmt.Errorf("unexpected argument %q", f.Arg(0)))
-	}
+	wrong := flags.Check(f, &o.log)
 	if len(o.gatewayNames) == 0 {
 		wrong = append(wrong, errors.New("--gateway-names is missing: say by which DNS names and IP addresses agents reach the gateways, or none can get a certificate"))
-	}
-	if o.logLevel != "info" && o.logLevel != "debug" || o.logFormat != "json" && o.logFormat != "console" {
-		wrong = append(wrong, errors.New("--log-level is info or debug, --log-format json or console"))
 	}
 	if len(wrong) == 0 && o.gatewayURL == "" {
 		o.gatewayURL = "https://" + net.JoinHostPort(o.gatewayNames[0], "8443")
