@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -30,10 +31,11 @@ import (
 // programs are the real ones, built once.
 type programs struct{ agent, cytool string }
 
-func build(t *testing.T) programs {
+func build(t *testing.T, flags ...string) programs {
 	t.Helper()
 	dir := t.TempDir()
-	cmd := exec.CommandContext(t.Context(), "go", "build", "-o", dir+"/", "../agent", "../cytool")
+	args := append([]string{"build", "-o", dir + "/"}, flags...)
+	cmd := exec.CommandContext(t.Context(), "go", append(args, "../agent", "../cytool")...)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
@@ -107,7 +109,8 @@ func mask(s string) string {
 		{`/tmp/\S+`, "DIR"},
 		{`20\d\d-[-0-9: ]+Z`, "DATE"},
 		{`\b\d+[smhd]\d*[smh]?\b`, "TIME"},
-		{`in \d+ ms`, "in N ms"},
+		{`[\d.]+ ms`, "N ms"},
+		{`the \d+(st|nd|rd|th)`, "the Nth"},
 	} {
 		s = regexp.MustCompile(m.pattern).ReplaceAllString(s, m.with)
 	}
@@ -119,6 +122,7 @@ func TestAgentAndCytool(t *testing.T) {
 	p := build(t)
 	f := fleettest.New(t, time.Now)
 	g := f.Serve(t)
+	g.Websocket.Store(true)
 	dir := shortDir(t)
 	at := "--state-dir=" + dir
 	if out, code := p.ask(t, at, "status"); code != 3 || !strings.Contains(out, "the agent is not running") || strings.Count(out, "\n") != 1 {
@@ -132,6 +136,7 @@ func TestAgentAndCytool(t *testing.T) {
 Endpoint         UUID   (namespace fleet)
 Fleet            UUID
 Server           https://HOST:PORT   (gateway gw-test1-00000); no proxy
+Websocket        connected for TIME
 Trust            version 1, issued DATE
 Certificate      expires in TIME, on DATE; renewal in TIME
 Policy           none assigned: built-in defaults, a heartbeat every TIME
@@ -148,15 +153,16 @@ Agent            8.0.0, ` + runtime.GOOS + "/" + runtime.GOARCH + `; start 1; DI
 		t.Errorf("cytool checkin: exit %d, %d heartbeats\n%s", code, len(g.Beats())-before, out)
 	}
 	out, code = p.ask(t, at, "websocket")
-	want = `Websocket        none: agent 8.0.0 speaks heartbeats over HTTPS only
-Server           https://HOST:PORT   (gateway gw-test1-00000)
-Transport        TLS 1.2, ECDHE-ECDSA-AES128-GCM-SHA256, mutual; no proxy
+	want = `Websocket        connected for TIME
+Server           wss://HOST:PORT/agent/v1/session   (gateway gw-test1-00000)
+Transport        TLS 1.2, ECDHE-ECDSA-AES128-GCM-SHA256, mutual; v1.agent.rollcall.dev; no proxy
+Round trip       N ms, measured TIME ago
 Last heartbeat   TIME ago, accepted; next in TIME
 `
-	if diff := cmp.Diff(want, mask(out)); diff != "" || code != 1 {
+	if diff := cmp.Diff(want, mask(out)); diff != "" || code != 0 {
 		t.Errorf("cytool websocket: exit %d (-want +got):\n%s", code, diff)
 	}
-	for command, key := range map[string]string{"status": "endpoint", "checkin": "endpoint", "websocket": "reason"} {
+	for command, key := range map[string]string{"status": "endpoint", "checkin": "endpoint", "websocket": "roundTripMilliseconds"} {
 		out, _ := p.ask(t, command, "-o", "json", at)
 		var m map[string]any
 		if err := json.Unmarshal([]byte(out), &m); err != nil || m[key] == nil {
@@ -164,7 +170,10 @@ Last heartbeat   TIME ago, accepted; next in TIME
 		}
 	}
 
-	g.Next(wire.PathHeartbeat, fleettest.Refuse(&wire.Problem{Name: wire.EndpointSuspended, Detail: "Suspended by a person."}))
+	suspended := fleettest.Refuse(&wire.Problem{Name: wire.EndpointSuspended, Detail: "Suspended by a person."})
+	g.Next(wire.PathSession, suspended, suspended, suspended)
+	g.Session().Close(wire.CloseNotActive, "endpoint-suspended")
+	eventually(t, "suspended", func() bool { _, code := p.ask(t, at, "status"); return code == 1 })
 	if out, code := p.ask(t, at, "checkin"); code != 1 || !strings.Contains(out, "(endpoint-suspended)") || !strings.Contains(out, "What to do") {
 		t.Errorf("refused: exit %d\n%s", code, out)
 	}
@@ -179,6 +188,76 @@ Last heartbeat   TIME ago, accepted; next in TIME
 	}
 	if log := agent.log.String(); strings.Contains(log, f.Token().Reveal()) || !strings.Contains(log, `"msg":"enrolled"`) {
 		t.Errorf("its log:\n%s", log)
+	}
+}
+
+// Something on the way answers every upgrade with 403, and later does not.
+func TestWebsocketIsBlocked(t *testing.T) {
+	p := build(t)
+	f := fleettest.New(t, time.Now)
+	g := f.Serve(t)
+	g.Websocket.Store(true)
+	at := "--state-dir=" + shortDir(t)
+	p.start(t, f.Token().Reveal(), "run", at, "--server="+g.URL.String(), "--token-file=-", "--proxy=direct", "--heartbeat-interval=1s", "--websocket-retry-max=2s", "--retry-max=2s")
+	state := func() string {
+		out, _ := p.ask(t, at, "websocket", "-o", "json")
+		var m struct{ State string }
+		_ = json.Unmarshal([]byte(out), &m) // there may be no agent yet
+		return m.State
+	}
+	eventually(t, "connected", func() bool { return state() == "connected" })
+	forbid := func(w http.ResponseWriter, _ *http.Request, _ http.HandlerFunc) {
+		http.Error(w, "no", http.StatusForbidden)
+	}
+	g.Next(wire.PathSession, slices.Repeat([]fleettest.Answer{forbid}, 1000)...)
+	g.Session().Cut()
+	eventually(t, "heartbeats over HTTPS", func() bool { out, _ := p.ask(t, at, "websocket"); return strings.Contains(out, "over HTTPS, accepted") })
+	out, code := p.ask(t, at, "websocket")
+	want := `Websocket        disconnected for TIME: actions arrive with the next heartbeat, in TIME
+Last error       the server, or a proxy on the way, answered the upgrade with 403 Forbidden
+Next attempt     in TIME (the Nth)
+Last heartbeat   TIME ago over HTTPS, accepted
+`
+	if got := strings.Replace(mask(out), "under way", "in TIME", 1); got != want || code != 1 {
+		t.Errorf("cytool websocket: exit %d (-want +got):\n%s", code, cmp.Diff(want, got))
+	}
+	if out, code := p.ask(t, at, "status"); code != 0 || !strings.Contains(mask(out), "Websocket        disconnected for TIME: the upgrade was answered with 403\n") {
+		t.Errorf("cytool status: exit %d\n%s", code, out)
+	}
+	g.Unbend(wire.PathSession)
+	eventually(t, "connected again", func() bool { return state() == "connected" })
+}
+
+// An agent of a version from before websockets says the same sentence as kubectl does, and is served by heartbeats.
+func TestOldVersion(t *testing.T) {
+	p := build(t, "-ldflags", "-X github.com/rollcall-dev/rollcall/internal/agent.Version=6.0.4")
+	f := fleettest.New(t, time.Now)
+	g := f.Serve(t)
+	g.Websocket.Store(true)
+	g.Next(wire.PathSession, func(w http.ResponseWriter, r *http.Request, real http.HandlerFunc) {
+		if r.Header.Get(wire.HeaderAgentVersion) != "6.0.4" {
+			real(w, r)
+			return
+		}
+		(&wire.Problem{Name: wire.AgentVersionUnsupported, Minimum: "6.1", Detail: "Agent 6.0.4 is too old for the websocket, which needs 6.1 or later."}).Write(w)
+	})
+	at := "--state-dir=" + shortDir(t)
+	p.start(t, f.Token().Reveal(), "run", at, "--server="+g.URL.String(), "--token-file=-", "--proxy=direct", "--heartbeat-interval=1s")
+	eventually(t, "heartbeats", func() bool { return len(g.Beats()) >= 3 })
+	out, code := p.ask(t, at, "websocket")
+	want := `Websocket        unsupported; agent 6.0.4: the websocket needs 6.1 or later
+Meanwhile        actions arrive with the next heartbeat, in TIME
+Next attempt     in TIME (the Nth)
+Last heartbeat   TIME ago over HTTPS, accepted
+`
+	if got := mask(out); got != want || code != 1 {
+		t.Errorf("cytool websocket: exit %d (-want +got):\n%s", code, cmp.Diff(want, got))
+	}
+	if out, code := p.ask(t, at, "status"); code != 0 || !strings.Contains(out, "Websocket        unsupported; agent 6.0.4: the websocket needs 6.1 or later\n") {
+		t.Errorf("cytool status: exit %d\n%s", code, out)
+	}
+	if n := len(g.Sessions()); n != 0 {
+		t.Errorf("%d websockets", n)
 	}
 }
 
@@ -215,13 +294,14 @@ func TestKill9(t *testing.T) {
 	p := build(t)
 	f := fleettest.New(t, time.Now)
 	g := f.Serve(t)
+	g.Websocket.Store(true)
 	g.Lifetime = 2 * time.Second // it renews all the time
 	dir := shortDir(t)
 	args := []string{"run", "--state-dir=" + dir, "--server=" + g.URL.String(), "--token-file=-", "--proxy=direct", "--heartbeat-interval=100ms", "--retry-base=5ms", "--retry-max=50ms", "--refused-retry=50ms"}
 	starts := 40
 	for i := range starts {
 		if i%3 == 0 {
-			g.Next([]string{wire.PathTrust, wire.PathEnroll, wire.PathRenew, wire.PathHeartbeat}[i/3%4], fleettest.Lose)
+			g.Next([]string{wire.PathTrust, wire.PathEnroll, wire.PathRenew, wire.PathSession}[i/3%4], fleettest.Lose)
 		}
 		agent := p.start(t, f.Token().Reveal(), args...)
 		timer := time.NewTimer(time.Duration(10+rand.IntN(150)) * time.Millisecond)
@@ -257,6 +337,7 @@ func TestTellsSystemd(t *testing.T) {
 	p := build(t)
 	f := fleettest.New(t, time.Now)
 	g := f.Serve(t)
+	g.Websocket.Store(true)
 	dir := shortDir(t)
 	l, err := (&net.ListenConfig{}).ListenPacket(t.Context(), "unixgram", filepath.Join(dir, "notify"))
 	if err != nil {
@@ -269,10 +350,10 @@ func TestTellsSystemd(t *testing.T) {
 	hears := func(what string) {
 		t.Helper()
 		b := make([]byte, 4096)
+		if err := l.SetReadDeadline(time.Now().Add(20 * time.Second)); err != nil {
+			t.Fatal(err)
+		}
 		for !strings.Contains(told.String(), what) {
-			if err := l.SetReadDeadline(time.Now().Add(20 * time.Second)); err != nil {
-				t.Fatal(err)
-			}
 			n, _, err := l.ReadFrom(b)
 			if err != nil {
 				t.Fatalf("waiting for %s, was told\n%s", what, told.String())

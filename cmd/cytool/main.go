@@ -123,13 +123,15 @@ func showStatus(ctx context.Context, c *control.Client, p printer) (int, error) 
 	return code(s), p.print(s)
 }
 
-// showWebSocket always ends in "not connected": this version of the agent has no websocket.
 func showWebSocket(ctx context.Context, c *control.Client, p printer) (int, error) {
 	s, err := c.Status(ctx)
 	if err != nil {
 		return 0, err
 	}
-	return exitNotConnected, p.print(s.WebSocket())
+	if s.Websocket.State != status.Connected {
+		return exitNotConnected, p.print(s.Channel())
+	}
+	return exitOK, p.print(s.Channel())
 }
 
 func checkin(ctx context.Context, c *control.Client, p printer) (int, error) {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"slices"
 	"time"
 
@@ -16,6 +17,7 @@ import (
 	"github.com/rollcall-dev/rollcall/internal/agent/client"
 	"github.com/rollcall-dev/rollcall/internal/agent/orders"
 	"github.com/rollcall-dev/rollcall/internal/agent/problem"
+	"github.com/rollcall-dev/rollcall/internal/agent/session"
 	"github.com/rollcall-dev/rollcall/internal/envelope"
 	"github.com/rollcall-dev/rollcall/internal/liveness"
 	"github.com/rollcall-dev/rollcall/internal/wire"
@@ -27,41 +29,84 @@ const maxStreak = 10
 // sections are the tags of the parts of a heartbeat that are sent when they have changed.
 type sections struct{ capabilities, inventory string }
 
-// heartbeat says what this machine is, and takes what the fleet has to say.
+// errYielded says that a heartbeat over HTTPS was given up because a websocket opened.
+var errYielded = errors.New("the heartbeat goes over the websocket")
+
+// beatIfDue sends a heartbeat that is due, by the channel of the moment.
+func (e *Engine) beatIfDue(ctx context.Context) {
+	if e.boot() < e.beat.due || ctx.Err() != nil {
+		return
+	}
+	switch channel, _ := e.session.Channel(e.boot(), e.beat.due); channel {
+	case session.WebSocket:
+		e.sendBeat(ctx)
+	case session.HTTPS:
+		e.overHTTPS = true
+		e.perform(ctx, &e.beat, e.heartbeat)
+	case session.Wait:
+	}
+}
+
+// beatDue is when beatIfDue has something to do, unless something happens before.
+func (e *Engine) beatDue() time.Duration {
+	if e.beat.due == never {
+		return never
+	}
+	if channel, until := e.session.Channel(e.boot(), e.beat.due); channel == session.Wait {
+		return until
+	}
+	return e.beat.due
+}
+
+// heartbeat says over HTTPS what this machine is, and takes what the fleet has to say.
 func (e *Engine) heartbeat(ctx context.Context) (time.Duration, error) {
 	if err := e.ensureTrust(ctx, 0); err != nil {
 		return 0, err
 	}
 	beat, tags := e.compose(ctx)
-	if err := wire.CheckHeartbeat(beat); err != nil { // a machine that says something odd of itself is still there
-		e.Log.Info("left out of the heartbeat what is out of bounds: " + err.Error())
-		beat.Inventory, beat.Vitals = nil, nil
-	}
-	reply, err := e.connection().Heartbeat(ctx, e.moment(), beat)
-	if err != nil {
-		if name := problem.Of(err).Name; name == wire.PayloadTooLarge || name == wire.Malformed {
-			e.slim = true // less next time, rather than nothing for ever
-		}
+	beat.Agent.SessionNumber, beat.SessionError = e.session.Over(), wire.CutText(e.session.View().Phrase(), wire.MaxText)
+	exchange, done := e.line.Yield(ctx)
+	defer done()
+	reply, err := e.connection().Heartbeat(exchange, e.moment(), beat)
+	switch {
+	case err != nil && exchange.Err() != nil && ctx.Err() == nil:
+		return 0, errYielded
+	case err != nil:
+		e.lessIf(problem.Of(err).Name)
 		return 0, err
 	}
-	received := e.Host.Clock()
+	e.session.Reachable(e.boot(), e.Random())
+	return e.accepted(ctx, reply, e.Host.Clock(), tags), nil
+}
+
+// lessIf makes the next heartbeat smaller if this one was refused for what is in it: rather less than nothing for ever.
+func (e *Engine) lessIf(refused wire.Name) {
+	if refused == wire.PayloadTooLarge || refused == wire.Malformed {
+		e.slim = true
+	}
+}
+
+// accepted takes the answer to a heartbeat, and returns how long until the next.
+func (e *Engine) accepted(ctx context.Context, reply *agentv1.HeartbeatReply, received liveness.Reading, tags sections) time.Duration {
 	e.told, e.asked, e.trustAsked = tags, sections{}, false
 	e.gateway = reply.GetGateway()
 	e.acceptedAt = received.Boot
-	before := e.book.Policy()
-	e.listen(ctx, reply, received)
-	e.save()
-	e.scheduleRenewal()
-	e.Log.V(1).Info("heartbeat accepted", "gateway", e.gateway)
-	if changed := !proto.Equal(before, e.book.Policy()); (reply.GetMore() || changed) && e.streak < maxStreak {
-		if changed {
-			e.Log.Info("policy changed", "policy", e.book.Policy().GetPolicyId(), "revision", e.book.Policy().GetRevision(), "interval", e.interval().String())
+	e.listen(ctx, heard{reply.GetBeacon(), reply.GetServerTime(), reply.GetOrders()}, received)
+	for _, s := range reply.GetSend() {
+		switch s {
+		case agentv1.Section_SECTION_CAPABILITIES:
+			e.asked.capabilities = "asked"
+		case agentv1.Section_SECTION_INVENTORY:
+			e.asked.inventory, e.slim = "asked", false
 		}
+	}
+	e.Log.V(1).Info("heartbeat accepted", "gateway", e.gateway)
+	if (reply.GetMore() || e.news) && e.streak < maxStreak {
 		e.streak++
-		return 0, nil
+		return 0
 	}
 	e.streak = 0
-	return e.untilNext(), nil
+	return e.untilNext()
 }
 
 // untilNext is the policy's interval. While the policy has not come, just after an enrolment, the interval is not known: the agent asks soon,
@@ -78,6 +123,7 @@ func (e *Engine) untilNext() time.Duration {
 
 // compose is a heartbeat, and the tags of its sections.
 func (e *Engine) compose(ctx context.Context) (*agentv1.Heartbeat, sections) {
+	e.news = false
 	r := e.Host.Clock()
 	machine, boot := e.Host.IDs()
 	beat := &agentv1.Heartbeat{
@@ -103,6 +149,10 @@ func (e *Engine) compose(ctx context.Context) (*agentv1.Heartbeat, sections) {
 	}
 	if (tags.inventory != e.told.inventory || e.asked.inventory != "") && !e.slim {
 		beat.Inventory = inventory
+	}
+	if err := wire.CheckHeartbeat(beat); err != nil { // a machine that says something odd of itself is still there
+		e.Log.Info("left out of the heartbeat what is out of bounds: " + err.Error())
+		beat.Inventory, beat.Vitals = nil, nil
 	}
 	return beat, tags
 }
@@ -130,21 +180,29 @@ func tag(m wire.Message) string {
 	return hex.EncodeToString(sum[:8])
 }
 
-// listen takes the beacon, the time and the orders of an answer.
-func (e *Engine) listen(ctx context.Context, reply *agentv1.HeartbeatReply, received liveness.Reading) {
-	if b := reply.GetBeacon(); b != nil {
+// heard is what may come with a heartbeat's answer, and without being asked for on a websocket.
+type heard struct {
+	beacon     *agentv1.Envelope
+	serverTime *timestamppb.Timestamp
+	orders     []*agentv1.Envelope
+}
+
+// listen takes the beacon, the time and the orders that came. Another policy than before is news, to be told at once.
+func (e *Engine) listen(ctx context.Context, h heard, received liveness.Reading) {
+	before := e.book.Policy()
+	if b := h.beacon; b != nil {
 		e.judge(ctx, b, func() error { return e.takeBeacon(ctx, b, received) })
 	}
-	if t := reply.GetServerTime(); t != nil {
+	if t := h.serverTime; t != nil {
 		e.clock.Hint(t.AsTime(), received)
 	}
 	if e.clock.Anchored() && e.journalCreated.IsZero() {
 		e.journalCreated = e.clock.SignedNow(received)
 	}
-	list := slices.Clone(reply.GetOrders())
+	list := slices.Clone(h.orders)
 	slices.SortStableFunc(list, func(a, b *agentv1.Envelope) int { return cmp.Compare(rank(a), rank(b)) })
 	for _, o := range list {
-		e.judge(ctx, reply.GetBeacon(), func() error {
+		e.judge(ctx, h.beacon, func() error {
 			issued, changed, err := e.book.Obey(o)
 			if err == nil && changed {
 				e.clock.Order(issued)
@@ -152,13 +210,12 @@ func (e *Engine) listen(ctx context.Context, reply *agentv1.HeartbeatReply, rece
 			return err
 		})
 	}
-	for _, s := range reply.GetSend() {
-		switch s {
-		case agentv1.Section_SECTION_CAPABILITIES:
-			e.asked.capabilities = "asked"
-		case agentv1.Section_SECTION_INVENTORY:
-			e.asked.inventory, e.slim = "asked", false
-		}
+	e.save()
+	e.scheduleRenewal()
+	if policy := e.book.Policy(); !proto.Equal(before, policy) {
+		e.Log.Info("policy changed", "policy", policy.GetPolicyId(), "revision", policy.GetRevision(), "interval", e.interval().String())
+		e.news = true
+		e.want()
 	}
 }
 

@@ -20,6 +20,7 @@ import (
 	"github.com/rollcall-dev/rollcall/internal/agent/client"
 	"github.com/rollcall-dev/rollcall/internal/agent/orders"
 	"github.com/rollcall-dev/rollcall/internal/agent/problem"
+	"github.com/rollcall-dev/rollcall/internal/agent/session"
 	"github.com/rollcall-dev/rollcall/internal/agent/state"
 	"github.com/rollcall-dev/rollcall/internal/identity"
 	"github.com/rollcall-dev/rollcall/internal/liveness"
@@ -44,12 +45,14 @@ type Config struct {
 	Version       string
 	Platform      string
 	// Token to enrol with, if there is no identity yet; zero: the one that the directory keeps.
-	Token  identity.Token
-	Timing Timing
-	Log    logr.Logger
+	Token identity.Token
+	// NoWebsocket keeps it to heartbeats over HTTPS, whatever the policy says.
+	NoWebsocket bool
+	Timing      Timing
+	Log         logr.Logger
 	// Random is in [0,1), nil for math/rand.
 	Random func() float64
-	// Stepped is called after each step.
+	// Stepped is called after each step, and while there is nothing to do every Timing.Websocket.Look.
 	Stepped func()
 }
 
@@ -78,9 +81,18 @@ type Engine struct {
 	beat       task
 	unwritable *wire.Problem
 
+	// The websocket: what is decided about it, the connection, what came on it and is not looked at yet, and when the machine last looked.
+	session session.Machine
+	line    *session.Line
+	came    []session.Event
+	looked  liveness.Reading
+	telling sections // what the heartbeat says that is on its way
+
 	// What the last heartbeats said and heard.
 	told           sections
 	asked          sections
+	overHTTPS      bool // the last heartbeat went that way
+	news           bool // something to be told at once
 	slim           bool
 	streak         int // heartbeats that followed each other at once
 	incomplete     int // heartbeats in a row without all that is to be obeyed
@@ -115,40 +127,65 @@ func New(c Config) *Engine {
 	e := &Engine{
 		Config: c, log: c.Log, instance: randomID(), asks: make(chan chan struct{}), clock: liveness.NewClock(time.Time{}, 0), kept: &statev1.AgentState{},
 		start: task{name: "start"}, enrollment: task{name: "enrolment"}, renewal: task{name: "renewal", due: never}, beat: task{name: "heartbeat"},
+		line: session.NewLine(c.Host.Clock), looked: c.Host.Clock(),
 	}
+	e.session.Timing = c.Timing.websocket()
 	e.publish()
 	return e
 }
 
 // Run steps until ctx ends.
 func (e *Engine) Run(ctx context.Context) {
-	defer func() {
-		if e.client != nil {
-			e.client.Close()
-		}
-	}()
+	defer e.stop()
 	var answers []chan struct{}
 	for {
 		wait := e.Step(ctx)
 		e.Stepped()
-		if wait > 0 || ctx.Err() != nil { // whoever asked wants to know how it ended
+		if wait > 0 && !e.session.Busy() || ctx.Err() != nil { // whoever asked wants to know how it ended
 			for _, a := range answers {
 				close(a)
 			}
 			answers = nil
 		}
-		// Timers stand still while a machine sleeps, the boottime does not: look again before long.
-		timer := time.NewTimer(min(wait, time.Minute))
+		if asked := e.rest(ctx, wait); asked != nil {
+			answers = append(answers, asked)
+			e.hurry()
+		}
+		if ctx.Err() != nil {
+			return
+		}
+	}
+}
+
+// rest waits for the next step: until it is time, something comes, or somebody asks. Timers stand still while a machine sleeps, the boottime
+// does not: it looks often whether that has happened.
+func (e *Engine) rest(ctx context.Context, wait time.Duration) (asked chan struct{}) {
+	end := later(e.boot(), wait)
+	for {
+		timer := time.NewTimer(min(wait, e.session.Timing.Look))
 		select {
 		case <-ctx.Done():
-			timer.Stop()
-			return
-		case a := <-e.asks:
-			answers = append(answers, a)
-			e.hurry()
+		case asked = <-e.asks:
+		case event := <-e.line.Events():
+			e.came = append(e.came, event)
 		case <-timer.C:
+			if now := e.Host.Clock(); now.Boot < end && !slept(e.looked, now) {
+				wait = end - now.Boot
+				e.Stepped()
+				continue
+			}
 		}
 		timer.Stop()
+		return asked
+	}
+}
+
+// stop lets everything go.
+func (e *Engine) stop() {
+	e.line.End(wire.CloseNormal, "")
+	e.line.Wait()
+	if e.client != nil {
+		e.client.Close()
 	}
 }
 
@@ -171,6 +208,7 @@ func (e *Engine) Checkin(ctx context.Context) error {
 func (e *Engine) hurry() {
 	now := e.boot()
 	e.start.due, e.enrollment.due, e.beat.due = now, now, now
+	e.session.Hurry(now)
 	if e.renewal.problem != nil || e.renewal.waiting {
 		e.renewal.due = now
 	}
@@ -186,8 +224,11 @@ func (e *Engine) Step(ctx context.Context) time.Duration {
 			e.perform(ctx, &e.enrollment, e.enroll)
 		}
 		if e.id != nil {
-			e.perform(ctx, &e.renewal, e.renew)
-			e.perform(ctx, &e.beat, e.heartbeat)
+			e.attend(ctx)
+			if !e.opening() {
+				e.perform(ctx, &e.renewal, e.renew)
+			}
+			e.beatIfDue(ctx)
 		}
 	}
 	e.publish()
@@ -203,8 +244,10 @@ func (e *Engine) next() time.Duration {
 		return e.start.due
 	case e.id == nil:
 		return e.enrollment.due
+	case e.opening():
+		return min(e.session.Next(), e.beatDue())
 	default:
-		return min(e.renewal.due, e.beat.due)
+		return min(e.session.Next(), e.beatDue(), e.renewal.due)
 	}
 }
 
@@ -214,9 +257,14 @@ func (e *Engine) perform(ctx context.Context, t *task, do func(context.Context) 
 		return
 	}
 	next, err := do(ctx)
-	if err != nil && ctx.Err() != nil {
-		return // told to stop: no fault of the server's
+	if err != nil && (ctx.Err() != nil || errors.Is(err, errYielded)) {
+		return // told to stop, or to do it another way: no fault of the server's
 	}
+	e.finish(ctx, t, next, err)
+}
+
+// finish notes how a task ended, and decides when it is next.
+func (e *Engine) finish(ctx context.Context, t *task, next time.Duration, err error) {
 	t.doneAt = e.boot()
 	if accepted, ok := errors.AsType[*client.Accepted](err); ok {
 		t.waiting, t.problem, t.failures = true, nil, 0
@@ -255,8 +303,9 @@ func (e *Engine) failed(ctx context.Context, t *task, p *wire.Problem) {
 	t.due = later(t.doneAt, e.Timing.after(r, p.RetryAfter, t.failures, e.Random()))
 }
 
+// later is at + wait, or never.
 func later(at, wait time.Duration) time.Duration {
-	if wait == never {
+	if wait > never-at {
 		return never
 	}
 	return at + wait
@@ -294,6 +343,8 @@ func (e *Engine) begin(context.Context) (time.Duration, error) {
 	}
 	if id != nil {
 		e.beat.due = e.boot() + time.Duration(e.Random()*float64(min(10*time.Second, e.interval()/10)))
+		e.want()
+		e.session.Postpone(e.beat.due)
 	}
 	e.Log.Info("agent starts", "version", e.Version, "epoch", kept.Epoch, "server", e.Server.String())
 	return never, nil
@@ -390,8 +441,9 @@ func (e *Engine) connection() *client.Client {
 	return e.client
 }
 
-// reconnect drops the connection, and with it the TLS session of an old certificate or an old trust.
+// reconnect drops the connections, and with them the TLS session of an old certificate or an old trust.
 func (e *Engine) reconnect() {
+	e.leave(wire.CloseNormal)
 	if e.client != nil {
 		e.client.Close()
 		e.client = nil

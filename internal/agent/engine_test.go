@@ -17,6 +17,7 @@ import (
 	agentv1 "github.com/rollcall-dev/rollcall/api/agent/v1"
 	"github.com/rollcall-dev/rollcall/internal/agent/client"
 	"github.com/rollcall-dev/rollcall/internal/agent/fleettest"
+	"github.com/rollcall-dev/rollcall/internal/agent/session"
 	"github.com/rollcall-dev/rollcall/internal/agent/state"
 	"github.com/rollcall-dev/rollcall/internal/identity"
 	"github.com/rollcall-dev/rollcall/internal/liveness"
@@ -31,6 +32,7 @@ var noon = time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
 type machine struct {
 	mu    sync.Mutex
 	boot  time.Duration
+	slept time.Duration
 	truth time.Time
 	skew  time.Duration
 	// oddity is in the name of its operating system.
@@ -40,7 +42,7 @@ type machine struct {
 func (m *machine) Clock() liveness.Reading {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return liveness.Reading{Wall: m.truth.Add(m.skew), Boot: m.boot}
+	return liveness.Reading{Wall: m.truth.Add(m.skew), Boot: m.boot, Awake: m.boot - m.slept}
 }
 
 func (m *machine) now() time.Time {
@@ -54,6 +56,13 @@ func (m *machine) pass(d time.Duration) {
 	defer m.mu.Unlock()
 	m.boot += d
 	m.truth = m.truth.Add(d)
+}
+
+func (m *machine) sleep(d time.Duration) {
+	m.pass(d)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.slept += d
 }
 
 func (m *machine) IDs() (string, string) {
@@ -77,16 +86,32 @@ type world struct {
 	machine *machine
 	path    string
 	config  Config
+	// deaf to what the test knows will not come, and must not be waited for.
+	deaf deafness
 }
 
-func newWorld(t *testing.T) *world {
+type deafness int
+
+const (
+	toNothing deafness = iota
+	toAnswers
+	toDials
+)
+
+func newWorld(t *testing.T) *world { return newWorldOf(t, false) }
+
+// newWorldOverHTTPS is one without websockets.
+func newWorldOverHTTPS(t *testing.T) *world { return newWorldOf(t, true) }
+
+func newWorldOf(t *testing.T, overHTTPS bool) *world {
 	t.Helper()
 	m := &machine{boot: time.Hour, truth: noon}
 	f := fleettest.New(t, m.now)
 	g := f.Serve(t)
+	g.Websocket.Store(true)
 	w := &world{t: t, fleet: f, gateway: g, machine: m, path: t.TempDir()}
 	w.config = Config{
-		Host: m, Server: g.URL, Version: "8.0.0", Platform: "linux/amd64", Token: f.Token(), Timing: DefaultTiming(),
+		Host: m, Server: g.URL, Version: "8.0.0", Platform: "linux/amd64", Token: f.Token(), Timing: DefaultTiming(), NoWebsocket: overHTTPS,
 		Log: logr.Discard(), Random: func() float64 { return 0.5 },
 	}
 	if testing.Verbose() {
@@ -105,13 +130,15 @@ func (w *world) start() {
 	}
 	w.config.Dir = dir
 	w.Engine = New(w.config)
-	w.t.Cleanup(func() { _ = dir.Close() })
+	engine := w.Engine
+	w.t.Cleanup(func() { engine.stop(); _ = dir.Close() })
 }
 
 // crash ends the process without a word and starts another, which has no token but the one on disk.
 func (w *world) crash() {
 	w.t.Helper()
-	w.reconnect() // the kernel would close its connections
+	w.line.End(0, "") // the kernel would close its connections
+	w.stop()
 	if err := w.Dir.Close(); err != nil {
 		w.t.Fatal(err)
 	}
@@ -119,12 +146,16 @@ func (w *world) crash() {
 	w.start()
 }
 
-// live steps for a while.
+// live steps for a while. What the agent awaits of the gateway comes in real time, in which the machine's stands still, unless it is deaf.
 func (w *world) live(d time.Duration) {
 	w.t.Helper()
 	end := w.machine.Clock().Boot + d
-	for range 10_000 {
+	for range 100_000 {
 		wait := w.Step(w.t.Context())
+		if w.session.Phase() == session.Dialling && w.deaf < toDials || w.session.Busy() && w.deaf == toNothing {
+			w.hear()
+			continue
+		}
 		if left := end - w.machine.Clock().Boot; wait >= left {
 			w.machine.pass(left)
 			return
@@ -132,6 +163,31 @@ func (w *world) live(d time.Duration) {
 		w.machine.pass(max(wait, time.Millisecond))
 	}
 	w.t.Fatal("the agent does not come to rest")
+}
+
+// await steps with what comes until a condition holds, and the machine's time stands still.
+func (w *world) await(what string, ok func() bool) {
+	w.t.Helper()
+	deadline := time.After(20 * time.Second)
+	for w.Step(w.t.Context()); !ok(); w.Step(w.t.Context()) {
+		select {
+		case event := <-w.line.Events():
+			w.came = append(w.came, event)
+		case <-deadline:
+			w.t.Fatal("waited 20s for: " + what)
+		}
+	}
+}
+
+// hear waits for something to come on the websocket, or of a dial.
+func (w *world) hear() {
+	w.t.Helper()
+	select {
+	case event := <-w.line.Events():
+		w.came = append(w.came, event)
+	case <-time.After(20 * time.Second):
+		w.t.Fatal("waited 20s for an answer of the gateway")
+	}
 }
 
 // online lives until the agent is, and fails if it is not within a minute.

@@ -162,6 +162,7 @@ func (e *Engine) become(ctx context.Context, der []byte, key *ecdsa.PrivateKey) 
 	}
 	e.id = id
 	e.beat.due, e.beat.failures = e.boot(), 0
+	e.session.Hurry(e.boot())
 	e.renewal.due = never
 	e.save()
 	return nil

@@ -252,7 +252,7 @@ func FuzzListen(f *testing.F) {
 			return
 		}
 		floor := e.clock.Floor()
-		e.listen(t.Context(), reply, e.Host.Clock())
+		e.listen(t.Context(), heard{reply.GetBeacon(), reply.GetServerTime(), reply.GetOrders()}, e.Host.Clock())
 		if e.clock.Floor().Before(floor) || e.interval() < time.Second || e.interval() > 24*time.Hour {
 			t.Errorf("floor %s, interval %s", e.clock.Floor(), e.interval())
 		}

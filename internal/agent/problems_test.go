@@ -38,7 +38,7 @@ func TestRefusedHeartbeat(t *testing.T) {
 		{wire.Problem{Name: "of-the-future"}, "Offline", 0, 5 * m, 0, false},
 	} {
 		t.Run(string(c.problem.Name), func(t *testing.T) {
-			w := newWorld(t)
+			w := newWorldOverHTTPS(t)
 			w.online()
 			before := w.certificate()
 			asked := len(w.gateway.Requests(wire.PathTrust))
@@ -61,7 +61,7 @@ func TestRefusedHeartbeat(t *testing.T) {
 			if got := len(w.gateway.Requests(wire.PathRenew)) > 0; got != c.renewals {
 				t.Errorf("asked for a certificate: %t, want %t", got, c.renewals)
 			}
-			w.live(29 * time.Hour)
+			w.live(c.max + time.Hour)
 			w.expect("Online")
 			if w.certificate() != before {
 				t.Error("the identity has changed")
@@ -142,7 +142,7 @@ func TestOddMachine(t *testing.T) {
 	if b := w.gateway.LastBeat(); b.GetInventory() != nil || b.GetAgent().GetVersion() != "8.0.0" {
 		t.Errorf("sent %v", b)
 	}
-	w = newWorld(t)
+	w = newWorldOverHTTPS(t)
 	w.gateway.Next(wire.PathHeartbeat, fleettest.Refuse(&wire.Problem{Name: wire.PayloadTooLarge}))
 	w.Step(t.Context())
 	w.expect("Offline", wire.PayloadTooLarge)

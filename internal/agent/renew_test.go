@@ -27,7 +27,7 @@ func (w *world) leaf() *x509.Certificate {
 // At two thirds of its life ± 5 % a certificate is renewed for a new key, and the connection is a new one: a resumed TLS session would
 // show the old certificate.
 func TestRenewsInTime(t *testing.T) {
-	w := newWorld(t)
+	w := newWorldOverHTTPS(t)
 	w.Timing.HeartbeatInterval = 6 * time.Hour
 	w.online()
 	first := w.leaf()
@@ -74,7 +74,7 @@ func TestRenewalIsRepeatedToTheLetter(t *testing.T) {
 	} {
 		for _, crash := range []bool{false, true} {
 			t.Run(name, func(t *testing.T) {
-				w := newWorld(t)
+				w := newWorldOverHTTPS(t)
 				w.config.Timing.HeartbeatInterval = 6 * time.Hour
 				w.Timing = w.config.Timing
 				w.online()
@@ -118,7 +118,7 @@ func TestExpiredCertificateRenews(t *testing.T) {
 
 // Two machines with one identity: one renewed, the other is told so, asks for a certificate once, shows the conflict, and keeps what it has.
 func TestSupersededCertificate(t *testing.T) {
-	w := newWorld(t)
+	w := newWorldOverHTTPS(t)
 	w.online()
 	before := w.certificate()
 	superseded := fleettest.Refuse(&wire.Problem{Name: wire.CertificateSuperseded})
@@ -140,7 +140,7 @@ func TestSupersededCertificate(t *testing.T) {
 }
 
 func TestExpiredBeyondGrace(t *testing.T) {
-	w := newWorld(t)
+	w := newWorldOverHTTPS(t)
 	w.online()
 	expired := fleettest.Refuse(&wire.Problem{Name: wire.CertificateExpired})
 	for range 50 {

@@ -1,10 +1,12 @@
 package agent
 
 import (
+	"strings"
 	"time"
 
 	"github.com/rollcall-dev/rollcall/internal/agent/client"
 	"github.com/rollcall-dev/rollcall/internal/agent/problem"
+	"github.com/rollcall-dev/rollcall/internal/agent/session"
 	"github.com/rollcall-dev/rollcall/internal/agent/status"
 	"github.com/rollcall-dev/rollcall/internal/liveness"
 	"github.com/rollcall-dev/rollcall/internal/wire"
@@ -21,6 +23,8 @@ type snapshot struct {
 	clock    liveness.Clock
 
 	enrollment, renewal, beat, start task
+	websocket                        session.View
+	over                             string // the way of the last heartbeat
 	acceptedAt                       time.Duration
 	unwritable                       *wire.Problem
 }
@@ -28,9 +32,13 @@ type snapshot struct {
 func (e *Engine) publish() {
 	s := &snapshot{
 		clock: *e.clock, start: e.start, enrollment: e.enrollment, renewal: e.renewal, beat: e.beat, acceptedAt: e.acceptedAt, unwritable: e.unwritable,
+		websocket: e.session.View(), over: status.OverWebsocket,
 		facts: problem.Facts{
 			Identity: e.identityID(), Instance: e.instance, Server: e.Server.String(), Proxy: client.ProxyName(e.Proxy), StateDir: e.Dir.Path(), Skew: e.clock.Skew(),
 		},
+	}
+	if e.overHTTPS {
+		s.over = status.OverHTTPS
 	}
 	p := e.book.Policy()
 	s.status = status.Status{
@@ -74,6 +82,7 @@ func (e *Engine) Status() status.Status {
 		Accepted: s.beat.doneAt != 0 && s.beat.problem == nil, AcceptedCount: s.beat.succeeded, FailedCount: s.beat.failed,
 	}
 	if s.beat.doneAt != 0 {
+		out.Heartbeat.Over = s.over
 		out.Heartbeat.LastSecondsAgo = new(seconds(r.Boot - s.beat.doneAt))
 	}
 	if s.acceptedAt != 0 {
@@ -82,9 +91,54 @@ func (e *Engine) Status() status.Status {
 	if out.Endpoint != nil {
 		out.Heartbeat.NextInSeconds = until(s.beat.due, r.Boot)
 	}
+	out.Websocket = s.channel(r.Boot)
 	out.State = s.state(out.Heartbeat.Accepted)
 	out.Problems = s.problems(r)
 	return out
+}
+
+// channel is the websocket as it is at a moment since boot.
+func (s *snapshot) channel(boot time.Duration) status.Websocket {
+	v := s.websocket
+	out := status.Websocket{
+		State: s.channelState(), URL: "wss" + strings.TrimPrefix(s.status.Server.URL, "https") + wire.PathSession, OpenedCount: v.Opened, LostCount: v.Lost,
+	}
+	if !v.Wanted {
+		return out
+	}
+	if v.Phase == session.Up || v.End != nil {
+		out.ForSeconds = new(seconds(boot - v.Since))
+	}
+	if v.Phase == session.Up {
+		out.Subprotocol = wire.Subprotocol
+		out.RoundTripMilliseconds, out.RoundTripSecondsAgo = new(float64(v.RoundTrip)/float64(time.Millisecond)), new(seconds(boot-v.Measured))
+		return out
+	}
+	out.Attempt = v.Failures + 1
+	if v.Phase == session.Down {
+		out.NextAttemptInSeconds = until(v.Due, boot)
+	}
+	if v.End != nil {
+		out.Error, out.Detail = v.End.Phrase, v.End.Detail
+	}
+	return out
+}
+
+func (s *snapshot) channelState() string {
+	switch v := s.websocket; {
+	case s.status.Endpoint == nil:
+		return status.Disconnected
+	case !v.Wanted:
+		return status.Disabled
+	case v.Phase == session.Up:
+		return status.Connected
+	case v.End == nil:
+		return status.Connecting
+	case v.End.Unsupported():
+		return status.Unsupported
+	default:
+		return status.Disconnected
+	}
 }
 
 func (s *snapshot) state(accepted bool) string {

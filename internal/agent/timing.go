@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/rollcall-dev/rollcall/internal/agent/problem"
+	"github.com/rollcall-dev/rollcall/internal/agent/session"
 	"github.com/rollcall-dev/rollcall/internal/wire"
 )
 
@@ -19,15 +20,27 @@ type Timing struct {
 	// RefusedRetry is when to ask again after a refusal that only a person can lift: a suspension, say. A third of it after a conflict,
 	// four times it where hope is small, 96 times it where the protocol itself is no longer served.
 	RefusedRetry time.Duration
+	// Websocket has its own; RetryBase, RetryMax and RefusedRetry in it are those above.
+	Websocket session.Timing
 }
 
 // DefaultTiming is the protocol's.
 func DefaultTiming() Timing {
-	return Timing{HeartbeatInterval: 5 * time.Minute, RetryBase: time.Second, RetryMax: 5 * time.Minute, RefusedRetry: 15 * time.Minute}
+	return Timing{
+		HeartbeatInterval: 5 * time.Minute, RetryBase: time.Second, RetryMax: 5 * time.Minute, RefusedRetry: 15 * time.Minute,
+		Websocket: session.DefaultTiming(),
+	}
+}
+
+// websocket is the timing of the websocket, complete.
+func (t Timing) websocket() session.Timing {
+	w := t.Websocket
+	w.RetryBase, w.RetryMax, w.RefusedRetry = t.RetryBase, t.RetryMax, t.RefusedRetry
+	return w
 }
 
 // never is a moment that does not come, until somebody asks.
-const never = time.Duration(math.MaxInt64)
+const never = session.Never
 
 // reaction is what an agent does about a problem. It never gives up its identity.
 type reaction struct {

@@ -84,7 +84,9 @@ func (e *Engine) adopt(trust *identity.Trust, chain []*agentv1.Envelope) {
 	}
 	e.clock.Order(trust.IssuedAt)
 	e.book.Trust, e.chain = trust, chain
-	e.reconnect()
+	if old == nil || !old.ServerPool().Equal(trust.ServerPool()) {
+		e.reconnect()
+	}
 	e.save()
 	e.Log.Info("trust advanced", "version", trust.Version)
 	e.scheduleRenewal()

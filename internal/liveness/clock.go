@@ -11,6 +11,13 @@ type Reading struct {
 	Wall time.Time
 	// Boot is the time since boot, sleep included (CLOCK_BOOTTIME).
 	Boot time.Duration
+	// Awake is a time that stands still while the machine sleeps, as timers do (CLOCK_MONOTONIC). Where a system has none, it never does.
+	Awake time.Duration
+}
+
+// Asleep is how long the machine slept between an earlier reading and r.
+func (r Reading) Asleep(earlier Reading) time.Duration {
+	return max(0, (r.Boot-earlier.Boot)-(r.Awake-earlier.Awake))
 }
 
 // Clock is an agent's time: what signed orders say, carried on by the time since boot, so that neither the machine's wall clock nor

@@ -52,7 +52,10 @@ type Client struct {
 	server Server
 	http   *http.Client
 	time   atomic.Pointer[time.Time]
-	suite  string
+	// session is the TLS of websockets: the same, and the same cache of TLS sessions, but a time of its own.
+	session     *tls.Config
+	sessionTime atomic.Pointer[time.Time]
+	suite       atomic.Uint32
 }
 
 // New makes a client that believes roots alone. cert is the agent's, nil before it has one. A new certificate needs a new client: TLS
@@ -66,15 +69,22 @@ func New(server Server, roots *x509.CertPool, cert *tls.Certificate) *Client {
 	if cert != nil {
 		config.Certificates = []tls.Certificate{*cert}
 	}
-	c.http = httpClient(server, config)
+	c.http = &http.Client{Transport: newTransport(server, config), CheckRedirect: noRedirect}
+	c.session = config.Clone()
+	c.session.Time = func() time.Time { return *c.sessionTime.Load() }
 	return c
 }
 
-// Close lets the connection go.
+// Close lets the connection go. Another exchange makes a new one.
 func (c *Client) Close() { c.http.CloseIdleConnections() }
 
 // CipherSuite of the last connection, "" before the first.
-func (c *Client) CipherSuite() string { return c.suite }
+func (c *Client) CipherSuite() string {
+	if suite := c.suite.Load(); suite != 0 {
+		return tls.CipherSuiteName(uint16(suite)) //nolint:gosec // it was one
+	}
+	return ""
+}
 
 // Accepted is why a certificate did not come yet: the same request is to be repeated.
 type Accepted struct{ RetryAfter time.Duration }
@@ -137,7 +147,7 @@ func (c *Client) exchange(ctx context.Context, m Moment, path string, body []byt
 	if err != nil {
 		return nil, explain(c.server, err)
 	}
-	c.suite = a.suite
+	c.suite.Store(uint32(a.suite))
 	return a, a.problem()
 }
 
@@ -169,12 +179,17 @@ type answer struct {
 	contentType string
 	retryAfter  time.Duration
 	body        []byte
-	suite       string
+	suite       uint16
+}
+
+// introduce sets the headers of every request.
+func (s Server) introduce(h http.Header) {
+	h.Set(wire.HeaderAgentVersion, s.AgentVersion)
+	h.Set("User-Agent", "rollcall-agent/"+s.AgentVersion)
 }
 
 func roundTrip(client *http.Client, server Server, req *http.Request, limit int64) (*answer, error) {
-	req.Header.Set(wire.HeaderAgentVersion, server.AgentVersion)
-	req.Header.Set("User-Agent", "rollcall-agent/"+server.AgentVersion)
+	server.introduce(req.Header)
 	resp, err := client.Do(req)
 	if err != nil {
 		return nil, err
@@ -192,7 +207,7 @@ func roundTrip(client *http.Client, server Server, req *http.Request, limit int6
 	}
 	a := &answer{status: resp.StatusCode, contentType: resp.Header.Get("Content-Type"), body: body}
 	if resp.TLS != nil {
-		a.suite = tls.CipherSuiteName(resp.TLS.CipherSuite)
+		a.suite = resp.TLS.CipherSuite
 	}
 	if seconds, err := strconv.ParseUint(resp.Header.Get("Retry-After"), 10, 16); err == nil {
 		a.retryAfter = time.Duration(seconds) * time.Second
@@ -228,7 +243,10 @@ func (a *answer) read(m wire.Message, check func() error) error {
 	return nil
 }
 
-func httpClient(server Server, config *tls.Config) *http.Client {
+// noRedirect: nobody may send an agent elsewhere.
+func noRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+
+func newTransport(server Server, config *tls.Config) *http.Transport {
 	transport := &http.Transport{
 		DialContext:            (&net.Dialer{Timeout: dialTimeout}).DialContext,
 		TLSClientConfig:        config,
@@ -241,8 +259,5 @@ func httpClient(server Server, config *tls.Config) *http.Client {
 	}
 	transport.Protocols.SetHTTP1(true)
 	useProxy(transport, server.Proxy)
-	return &http.Client{
-		Transport:     transport,
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }, // nobody may send an agent elsewhere
-	}
+	return transport
 }

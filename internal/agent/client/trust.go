@@ -20,7 +20,7 @@ type TrustClient struct {
 func NewTrustClient(server Server) *TrustClient {
 	config := tlsConfig(server.URL.Hostname())
 	config.InsecureSkipVerify = true // the bundles are verified by their signatures; see the type
-	return &TrustClient{server: server, http: httpClient(server, config)}
+	return &TrustClient{server: server, http: &http.Client{Transport: newTransport(server, config), CheckRedirect: noRedirect}}
 }
 
 // Close ends the connection.

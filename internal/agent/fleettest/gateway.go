@@ -66,10 +66,21 @@ type Gateway struct {
 	Orders func(identityID string) []*agentv1.Envelope
 	Reply  func(*agentv1.HeartbeatReply)
 
+	// Websocket: there are websockets. Else the route is none. Mute: it takes messages on them and answers nothing; MutePings: no pings.
+	// Disordered: what came on a websocket that was given up may be read after what came on the next.
+	Websocket, Mute, MutePings, Disordered atomic.Bool
+
 	mu       sync.Mutex
 	next     map[string][]Answer
 	requests map[string][][]byte
 	beats    []*agentv1.Heartbeat
+	over     []string // the way of each
+	sessions map[*Session]bool
+	numbers  map[string]uint64 // newest session by instance
+	upgrades int
+	pings    int
+	conns    map[net.Conn]bool
+	handlers sync.WaitGroup
 	current  map[string]string // identity by the newest key's hash
 	enrolled map[string]*x509.Certificate
 	renewed  map[string]*x509.Certificate
@@ -92,6 +103,7 @@ func (f *Fleet) ServeWith(t testing.TB, ca CA, serving *x509.Certificate) *Gatew
 		Fleet: f, Lifetime: 30 * 24 * time.Hour, t: t, addr: "127.0.0.1:0", started: f.Now(),
 		next: map[string][]Answer{}, requests: map[string][][]byte{}, current: map[string]string{},
 		enrolled: map[string]*x509.Certificate{}, renewed: map[string]*x509.Certificate{},
+		sessions: map[*Session]bool{}, numbers: map[string]uint64{}, conns: map[net.Conn]bool{},
 	}
 	g.Start(ca, serving)
 	return g
@@ -115,7 +127,7 @@ func (g *Gateway) Start(ca CA, serving *x509.Certificate) {
 		MinVersion: tls.VersionTLS12, MaxVersion: tls.VersionTLS12, ClientAuth: tls.RequestClientCert, NextProtos: []string{"http/1.1"},
 		Certificates: []tls.Certificate{{Certificate: [][]byte{leaf.Raw}, PrivateKey: key}},
 	}
-	g.server = &http.Server{Handler: g, ReadHeaderTimeout: 5 * time.Second, ErrorLog: log.New(io.Discard, "", 0)}
+	g.server = &http.Server{Handler: g, ReadHeaderTimeout: 5 * time.Second, ErrorLog: log.New(io.Discard, "", 0), ConnState: g.connState}
 	served := make(chan struct{})
 	go func(s *http.Server) {
 		defer close(served)
@@ -124,14 +136,27 @@ func (g *Gateway) Start(ca CA, serving *x509.Certificate) {
 	g.t.Cleanup(func() { g.Stop(); <-served })
 }
 
-// Stop ends the gateway and its connections.
-func (g *Gateway) Stop() { _ = g.server.Close() }
+// Stop ends the gateway and its connections, without a word.
+func (g *Gateway) Stop() {
+	_ = g.server.Close()
+	for _, s := range g.Sessions() {
+		s.Cut()
+	}
+	g.handlers.Wait()
+}
 
 // Next bends the next answers on a route, one each.
 func (g *Gateway) Next(path string, answers ...Answer) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.next[path] = append(g.next[path], answers...)
+}
+
+// Unbend ends what Next began.
+func (g *Gateway) Unbend(path string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.next[path] = nil
 }
 
 // Requests are the bodies that came on a route.
@@ -180,12 +205,16 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 func (g *Gateway) serve(w http.ResponseWriter, r *http.Request) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
 	if p := wire.CheckRequest(r); p != nil {
 		p.Write(w)
 		return
 	}
+	if r.URL.Path == wire.PathSession && g.Websocket.Load() {
+		g.session(w, r)
+		return
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
 	var reply wire.Message
 	var p *wire.Problem
 	switch r.URL.Path {
@@ -275,14 +304,26 @@ func (g *Gateway) heartbeat(r *http.Request) (wire.Message, *wire.Problem) {
 	if p := g.decode(r, m); p != nil {
 		return nil, p
 	}
+	if newest := g.numbers[m.GetAgent().GetInstanceId()]; m.GetAgent().GetSessionNumber() < newest {
+		g.t.Errorf("a heartbeat over HTTPS after session %d, of which %d had come: it is late", m.GetAgent().GetSessionNumber(), newest)
+	}
+	reply, p := g.answer(m, r.TLS, "HTTPS")
+	if p != nil {
+		return nil, p
+	}
+	return reply, nil
+}
+
+// answer is the answer to a heartbeat.
+func (g *Gateway) answer(m *agentv1.Heartbeat, connection *tls.ConnectionState, over string) (*agentv1.HeartbeatReply, *wire.Problem) {
 	if err := wire.CheckHeartbeat(m); err != nil {
 		g.t.Errorf("a heartbeat out of its bounds: %v", err)
 	}
-	g.beats = append(g.beats, m)
-	if len(r.TLS.PeerCertificates) != 1 {
+	g.beats, g.over = append(g.beats, m), append(g.over, over)
+	if len(connection.PeerCertificates) != 1 {
 		return nil, &wire.Problem{Name: wire.CertificateRequired}
 	}
-	leaf, now := r.TLS.PeerCertificates[0], g.Fleet.Now()
+	leaf, now := connection.PeerCertificates[0], g.Fleet.Now()
 	id := g.current[identity.KeyHash(leaf.RawSubjectPublicKeyInfo)]
 	switch {
 	case now.After(leaf.NotAfter):

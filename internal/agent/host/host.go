@@ -35,13 +35,14 @@ type Machine struct {
 	model       string
 	stateDir    string
 	bootTime    time.Time
+	started     time.Time
 	cpuModel    string
 	information host.InfoStat
 }
 
 // This is the real machine. stateDir tells which disk the vitals speak of.
 func This(ctx context.Context, stateDir string) *Machine {
-	m := &Machine{boot: boottime, id: hashed(machineID()), bootID: hashed(bootID()), model: text(model()), stateDir: stateDir}
+	m := &Machine{boot: boottime, started: time.Now(), id: hashed(machineID()), bootID: hashed(bootID()), model: text(model()), stateDir: stateDir}
 	if i, err := host.InfoWithContext(ctx); err == nil {
 		m.information = *i
 	}
@@ -54,7 +55,10 @@ func This(ctx context.Context, stateDir string) *Machine {
 }
 
 // Clock reads the machine's clocks.
-func (m *Machine) Clock() liveness.Reading { return liveness.Reading{Wall: time.Now(), Boot: m.boot()} }
+func (m *Machine) Clock() liveness.Reading {
+	now := time.Now()
+	return liveness.Reading{Wall: now, Boot: m.boot(), Awake: now.Sub(m.started)}
+}
 
 // IDs are hashed: they tell machines and boots apart and say nothing else. Empty where the machine has none.
 func (m *Machine) IDs() (machine, boot string) { return m.id, m.bootID }

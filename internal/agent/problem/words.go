@@ -162,6 +162,16 @@ var words = map[wire.Name]Words{
 		"The connection came without the extended master secret (RFC 7627), which every current TLS library offers. Something on the way ends TLS.",
 		"Let TLS pass through to the gateway.",
 	},
+	wire.AgentVersionUnsupported: {
+		StateOnline, "This agent is too old for the websocket",
+		"{server} serves this version of the agent by heartbeats over HTTPS and gives it no websocket: actions wait for heartbeats.",
+		"Upgrade the agent on this machine.",
+	},
+	wire.SubprotocolUnsupported: {
+		StateOnline, "Server and agent have no websocket in common",
+		"{server} speaks none of the websocket's forms that this agent knows. Heartbeats go over HTTPS, and actions wait for them.",
+		"Compare the agent's version with the fleet's.",
+	},
 	wire.ProtocolVersionUnsupported: {
 		StateOffline, "The server no longer speaks this agent's protocol",
 		"{server} has given up version 1 of the agent protocol.",

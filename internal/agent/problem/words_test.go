@@ -55,7 +55,7 @@ func TestWords(t *testing.T) {
 		if strings.ContainsAny(w.Meaning+w.Advice, "{}") && !strings.Contains(w.Advice, "kubectl patch") {
 			t.Errorf("%s: something is not filled in: %s %s", n, w.Meaning, w.Advice)
 		}
-		s := status.WebSocket{Problems: []status.Problem{{Name: string(n), Title: w.Title, Meaning: w.Meaning, Advice: w.Advice}}}
+		s := status.Channel{Problems: []status.Problem{{Name: string(n), Title: w.Title, Meaning: w.Meaning, Advice: w.Advice}}}
 		var text strings.Builder
 		if err := s.Write(&text); err != nil {
 			t.Fatal(err)

@@ -14,6 +14,7 @@ type Status struct {
 	Certificate *Certificate `json:"certificate,omitempty"`
 	Policy      Policy       `json:"policy"`
 	Heartbeat   Heartbeat    `json:"heartbeat"`
+	Websocket   Websocket    `json:"websocket"`
 	Clock       Clock        `json:"clock"`
 	Orders      Orders       `json:"orders"`
 	// Problems, the one that keeps it from its server first.
@@ -79,6 +80,8 @@ type Heartbeat struct {
 	Accepted       bool   `json:"accepted"`
 	// AcceptedSecondsAgo is absent before the first that was.
 	AcceptedSecondsAgo *int64 `json:"acceptedSecondsAgo,omitempty"`
+	// Over is the way that the last one took, websocket or HTTPS; empty before the first.
+	Over string `json:"over,omitempty"`
 	// NextInSeconds is absent where none is planned.
 	NextInSeconds *int64 `json:"nextInSeconds,omitempty"`
 	// AcceptedCount and FailedCount since the start.
@@ -113,20 +116,55 @@ type Problem struct {
 	RetryInSeconds *int64 `json:"retryInSeconds,omitempty"`
 }
 
-// WebSocket is what `cytool websocket` shows. This version of the agent has none.
-type WebSocket struct {
-	State     string    `json:"state"`
-	Reason    string    `json:"reason"`
+// States of a websocket.
+const (
+	Connected    = "connected"
+	Connecting   = "connecting"
+	Disconnected = "disconnected"
+	Disabled     = "disabled"
+	Unsupported  = "unsupported"
+)
+
+// Ways of a heartbeat.
+const (
+	OverWebsocket = "websocket"
+	OverHTTPS     = "HTTPS"
+)
+
+// Websocket is the channel by which orders come at once.
+type Websocket struct {
+	// State is connected, connecting, disconnected, disabled (by the policy) or unsupported (by this version of the agent, or the server's).
+	State string `json:"state"`
+	// ForSeconds is how long it has been connected, or has not.
+	ForSeconds *int64 `json:"forSeconds,omitempty"`
+	URL        string `json:"url"`
+	// Subprotocol that was agreed.
+	Subprotocol string `json:"subprotocol,omitempty"`
+	// RoundTripMilliseconds from a message to its answer, and when that was measured; absent where it was not.
+	RoundTripMilliseconds *float64 `json:"roundTripMilliseconds,omitempty"`
+	RoundTripSecondsAgo   *int64   `json:"roundTripSecondsAgo,omitempty"`
+	// Error is why there is none, in the words that the Endpoint has in its status; Detail says more, where there is more to say.
+	Error  string `json:"error,omitempty"`
+	Detail string `json:"detail,omitempty"`
+	// Attempt is the number of the next one, or of the one under way, counted from when there was none any more. NextAttemptInSeconds is
+	// absent while it is under way, and where there is to be none.
+	Attempt              int    `json:"attempt,omitempty"`
+	NextAttemptInSeconds *int64 `json:"nextAttemptInSeconds,omitempty"`
+	// OpenedCount and LostCount of websockets since the start.
+	OpenedCount uint64 `json:"openedCount"`
+	LostCount   uint64 `json:"lostCount"`
+}
+
+// Channel is what `cytool websocket` shows: the part of a status that speaks of it.
+type Channel struct {
+	Websocket
+	Enrolled  bool      `json:"enrolled"`
 	Server    Server    `json:"server"`
 	Heartbeat Heartbeat `json:"heartbeat"`
 	Problems  []Problem `json:"problems,omitempty"`
 }
 
-// WebSocket is the part of a status that speaks of the websocket.
-func (s Status) WebSocket() WebSocket {
-	return WebSocket{
-		State:  "none",
-		Reason: "agent " + s.Agent.Version + " speaks heartbeats over HTTPS only",
-		Server: s.Server, Heartbeat: s.Heartbeat, Problems: s.Problems,
-	}
+// Channel is the part of a status that speaks of the websocket.
+func (s Status) Channel() Channel {
+	return Channel{Websocket: s.Websocket, Enrolled: s.Endpoint != nil, Server: s.Server, Heartbeat: s.Heartbeat, Problems: s.Problems}
 }

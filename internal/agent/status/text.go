@@ -49,6 +49,9 @@ func (s Status) Write(w io.Writer) error {
 		l.add("Endpoint", "none: this machine is not enrolled")
 	}
 	l.add("Server", "%s%s", s.Server.URL, s.Server.details())
+	if s.Endpoint != nil {
+		l.add("Websocket", "%s", s.Websocket.line(s.Websocket.Error))
+	}
 	if t := s.Trust; t != nil {
 		l.add("Trust", "version %d, issued %s", t.Version, t.IssuedAt.UTC().Format(time.DateTime+"Z"))
 	} else {
@@ -65,19 +68,6 @@ func (s Status) Write(w io.Writer) error {
 	for _, d := range s.Damaged {
 		l.prose("Damaged file", d)
 	}
-	writeProblems(l, s.Problems)
-	return l.err
-}
-
-// Write prints the websocket as `cytool websocket` does.
-func (s WebSocket) Write(w io.Writer) error {
-	l := &lines{w: w}
-	l.add("Websocket", "none: %s", s.Reason)
-	l.add("Server", "%s%s", s.Server.URL, s.Server.gateway())
-	if s.Server.CipherSuite != "" {
-		l.add("Transport", "TLS 1.2, %s, mutual; %s", openSSL(s.Server.CipherSuite), s.Server.proxy())
-	}
-	l.add("Last heartbeat", "%s", s.Heartbeat)
 	writeProblems(l, s.Problems)
 	return l.err
 }
@@ -146,19 +136,27 @@ func (s Status) clock(l *lines) {
 
 // String is the line of the last heartbeat.
 func (h Heartbeat) String() string {
-	next := "; none is planned"
 	if h.NextInSeconds != nil {
-		next = "; next in " + span(*h.NextInSeconds)
+		return h.last() + "; next in " + span(*h.NextInSeconds)
+	}
+	return h.last() + "; none is planned"
+}
+
+func (h Heartbeat) last() string {
+	if h.LastSecondsAgo == nil {
+		return "none yet"
+	}
+	ago := span(*h.LastSecondsAgo) + " ago"
+	if h.Over == OverHTTPS {
+		ago += " over HTTPS"
 	}
 	switch {
-	case h.LastSecondsAgo == nil:
-		return "none yet" + next
 	case h.Accepted:
-		return span(*h.LastSecondsAgo) + " ago, accepted" + next
+		return ago + ", accepted"
 	case h.AcceptedSecondsAgo != nil:
-		return span(*h.LastSecondsAgo) + " ago, failed; the last accepted one " + span(*h.AcceptedSecondsAgo) + " ago" + next
+		return ago + ", failed; the last accepted one " + span(*h.AcceptedSecondsAgo) + " ago"
 	default:
-		return span(*h.LastSecondsAgo) + " ago, failed" + next
+		return ago + ", failed"
 	}
 }
 
