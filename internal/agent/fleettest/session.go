@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"slices"
+	"time"
 
 	agentv1 "github.com/rollcall-dev/rollcall/api/agent/v1"
 	"github.com/rollcall-dev/rollcall/internal/transport"
@@ -36,6 +37,20 @@ func (g *Gateway) Session() *Session {
 		g.t.Fatalf("there are %d websockets, want one", len(all))
 	}
 	return all[0]
+}
+
+// AwaitSessions waits until that many are open.
+func (g *Gateway) AwaitSessions(n int) {
+	g.t.Helper()
+	deadline, tick := time.After(20*time.Second), time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for len(g.Sessions()) != n {
+		select {
+		case <-deadline:
+			g.t.Fatalf("waited 20s for %d websockets; there are %d", n, len(g.Sessions()))
+		case <-tick.C:
+		}
+	}
 }
 
 // Upgrades is how many websockets there were.
