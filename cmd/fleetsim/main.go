@@ -54,6 +54,7 @@ func parse(args []string) (*options, error) {
 	proxy := f.String("proxy", "direct", "HTTP CONNECT proxy, http://host:port, or direct")
 	tokenFile := f.String("token-file", "", "file with the enrolment token; only needed until all have enrolled")
 	verbose := f.Bool("verbose", false, "log what each agent does")
+	websocket := f.Bool("websocket", true, "keep websockets, as the policy says; false: heartbeats over HTTPS only")
 	f.IntVar(&o.count, "count", 50, "how many agents")
 	f.StringVar(&o.stateDir, "state-dir", "", "where they keep their state, a directory each: a restart goes on")
 	f.StringVar(&o.prefix, "prefix", "agent", "their names are prefix-01, prefix-02 ...")
@@ -66,6 +67,7 @@ func parse(args []string) (*options, error) {
 	if err := f.Parse(args); err != nil {
 		return nil, err
 	}
+	o.noWebsocket = !*websocket
 	if *verbose {
 		z, err := zap.NewProduction()
 		if err != nil {

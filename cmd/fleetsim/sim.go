@@ -32,6 +32,7 @@ type options struct {
 	oddAfter      time.Duration
 	enrolledFile  string
 	startRate     float64
+	noWebsocket   bool
 	timing        agent.Timing
 	log           logr.Logger
 	progress      io.Writer
@@ -71,6 +72,15 @@ type summary struct {
 	EnrolledSeconds float64 `json:"enrolledSeconds"`
 	Accepted        uint64  `json:"heartbeatsAccepted"`
 	Failed          uint64  `json:"heartbeatsFailed"`
+	// Connected is how many have a websocket; the rest counts them since the start.
+	Connected  int    `json:"connected"`
+	Opened     uint64 `json:"sessionsOpened"`
+	Lost       uint64 `json:"sessionsLost"`
+	Reconnects uint64 `json:"reconnects"`
+	// Outages are times at which many websockets were gone at once, oldest first.
+	Outages []outage `json:"outages,omitempty"`
+
+	wanting int // agents that are to have a websocket
 }
 
 // run starts the agents, tells how it goes, and ends with ctx.
@@ -82,25 +92,33 @@ func run(ctx context.Context, o *options) (summary, error) {
 	began := time.Now()
 	s.wg.Go(func() { s.startAll(ctx) })
 	allEnrolled := -1.0
-	tick := time.NewTicker(200 * time.Millisecond)
+	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
-	said, sum := "", s.summarize()
+	var outages outages
+	said, sum, due := "", s.summarize(), began
 	for {
 		select {
 		case <-ctx.Done(): // the fleet as it was last seen, not as it ends
 			s.wg.Wait()
-			sum.EnrolledSeconds = allEnrolled
+			sum.EnrolledSeconds, sum.Outages = allEnrolled, outages.all
 			return sum, nil
 		case <-tick.C:
 		}
 		if ctx.Err() != nil {
 			continue
 		}
+		if over := outages.observe(time.Now(), s.connected(), sum.wanting); over != "" {
+			_, _ = fmt.Fprintln(o.progress, over)
+		}
+		if time.Now().Before(due) {
+			continue
+		}
 		sum = s.summarize()
+		due = time.Now().Add(max(200*time.Millisecond, time.Duration(o.count)*200*time.Microsecond)) // a look at all of them costs
 		if sum.Enrolled == o.count && allEnrolled < 0 {
 			allEnrolled = time.Since(began).Round(time.Millisecond).Seconds()
 		}
-		if now := fmt.Sprintf("enrolled %d of %d, online %d", sum.Enrolled, o.count, sum.Online); now != said {
+		if now := fmt.Sprintf("enrolled %d of %d, online %d, connected %d", sum.Enrolled, o.count, sum.Online, sum.Connected); now != said {
 			said = now
 			_, _ = fmt.Fprintln(o.progress, now)
 			s.tellEnrolled(sum.Enrolled)
@@ -135,7 +153,7 @@ func (s *sim) start(ctx context.Context, name, dir, version string) *simulated {
 	ctx, stop := context.WithCancel(ctx)
 	a := &simulated{name: name, stop: stop, done: make(chan struct{}), engine: agent.New(agent.Config{
 		Dir: d, Host: &machine{Machine: s.machine, name: name}, Server: s.server, Proxy: s.proxy, Token: s.token,
-		Version: version, Platform: host.Platform, Timing: s.timing, Log: s.log.WithValues("endpoint", name),
+		Version: version, Platform: host.Platform, NoWebsocket: s.noWebsocket, Timing: s.timing, Log: s.log.WithValues("endpoint", name),
 	})}
 	s.mu.Lock()
 	s.agents[filepath.Base(dir)] = a
@@ -169,6 +187,9 @@ func (s *sim) summarize() summary {
 		st := a.engine.Status()
 		sum.Accepted += st.Heartbeat.AcceptedCount
 		sum.Failed += st.Heartbeat.FailedCount
+		sum.Opened += st.Websocket.OpenedCount
+		sum.Lost += st.Websocket.LostCount
+		sum.Reconnects += max(st.Websocket.OpenedCount, 1) - 1
 		if st.Endpoint != nil && filepath.Ext(name) != cloneSuffix {
 			sum.Enrolled++
 		}
@@ -188,9 +209,32 @@ func (s *summary) add(st status.Status) {
 	if st.State == "Online" {
 		s.Online++
 	}
+	switch st.Websocket.State {
+	case status.Connected:
+		s.Connected++
+		s.wanting++
+	case status.Connecting:
+		s.wanting++
+	case status.Disconnected:
+		if st.Endpoint != nil {
+			s.wanting++
+		}
+	}
 	for _, p := range st.Problems {
 		s.Problems[p.Name]++
 	}
+}
+
+// connected counts websockets.
+func (s *sim) connected() (n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, a := range s.agents {
+		if a.engine.Connected() {
+			n++
+		}
+	}
+	return n
 }
 
 // tellEnrolled keeps the number in a file, for whoever started this.

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -43,6 +44,7 @@ func live(t *testing.T, o options, until func() bool) summary {
 func TestFleet(t *testing.T) {
 	f := fleettest.New(t, time.Now)
 	g := f.Serve(t)
+	g.Websocket.Store(true)
 	dir := t.TempDir()
 	o := options{
 		server: g.URL, token: f.Token(), count: 8, stateDir: filepath.Join(dir, "state"), prefix: "agent", version: "8.0.0", odd: true,
@@ -78,7 +80,7 @@ func TestFleet(t *testing.T) {
 	if len(versions) != 8 || versions["agent-02"] != oldVersion || versions["agent-01"] != "8.0.0" {
 		t.Errorf("hosts and versions: %v", versions)
 	}
-	if sum.Agents != 8 || sum.Enrolled != 8 || sum.Stopped != 1 || sum.Online != 8 || sum.Accepted < 20 || sum.EnrolledSeconds < 0 { // 7, and the clone
+	if sum.Agents != 8 || sum.Enrolled != 8 || sum.Stopped != 1 || sum.Online != 8 || sum.Connected != 8 || sum.Accepted < 20 || sum.EnrolledSeconds < 0 { // 7, and the clone
 		t.Errorf("summary %+v", sum)
 	}
 	if b, err := os.ReadFile(o.enrolledFile); err != nil || strings.TrimSpace(string(b)) != "8" {
@@ -98,6 +100,55 @@ func TestFleet(t *testing.T) {
 	}
 	if _, clones := seen(); clones["agent-04 2"] != 0 || clones["agent-01 2"] != 1 {
 		t.Errorf("starts after a restart: %v", clones)
+	}
+}
+
+// A fleet that loses its server comes back by itself, and says how long that took.
+func TestFleetComesBack(t *testing.T) {
+	f := fleettest.New(t, time.Now)
+	g := f.Serve(t)
+	g.Websocket.Store(true)
+	const count = 20
+	o := options{
+		server: g.URL, token: f.Token(), count: count, stateDir: t.TempDir(), prefix: "agent", version: "8.0.0", startRate: 1000,
+		timing: agent.DefaultTiming(), log: logr.Discard(), progress: io.Discard,
+	}
+	o.timing.RetryBase, o.timing.RetryMax = 50*time.Millisecond, 200*time.Millisecond
+	var restarted, back time.Time
+	sum := live(t, o, func() bool {
+		connected := len(g.Sessions()) == count
+		switch {
+		case restarted.IsZero() && connected:
+			g.Stop()
+			g.Start(f.ServerCA, fleettest.Serving(time.Now().Add(-time.Hour), time.Now().Add(time.Hour)))
+			restarted = time.Now()
+		case !restarted.IsZero() && back.IsZero() && connected && g.Upgrades() >= 2*count:
+			back = time.Now()
+		}
+		return !back.IsZero() && time.Since(back) > 2*time.Second // it looks now and then
+	})
+	if sum.Connected != count || sum.Lost < count || sum.Reconnects < count || sum.Opened != sum.Lost+count {
+		t.Errorf("summary %+v", sum)
+	}
+	if len(sum.Outages) != 1 || sum.Outages[0].BackSeconds <= 0 || sum.Outages[0].BackSeconds > 15 || sum.Outages[0].Connected > count*9/10 {
+		t.Errorf("outages %+v", sum.Outages)
+	}
+}
+
+func TestOutages(t *testing.T) {
+	at := time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
+	var o outages
+	for second, connected := range []int{0, 50, 99, 100, 99, 95, 100, 99, 40, 3, 60, 99, 100, 100} {
+		said := o.observe(at.Add(time.Duration(second)*time.Second), connected, 100)
+		if (said != "") != (second == 12) {
+			t.Errorf("at %d it says %q", second, said)
+		}
+	}
+	if want := []outage{{Began: at.Add(7 * time.Second), Connected: 3, BackSeconds: 5}}; !slices.Equal(o.all, want) {
+		t.Errorf("outages %+v, want %+v", o.all, want)
+	}
+	if o.observe(at.Add(time.Minute), 0, 100); len(o.all) != 2 || o.all[1].BackSeconds != -1 {
+		t.Errorf("outages %+v", o.all)
 	}
 }
 

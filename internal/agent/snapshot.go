@@ -64,6 +64,9 @@ func (e *Engine) publish() {
 	e.snapshot.Store(s)
 }
 
+// Connected tells whether there is a websocket now. It costs next to nothing, and may be called from any goroutine.
+func (e *Engine) Connected() bool { return e.snapshot.Load().websocket.Phase == session.Up }
+
 // Status is the agent as it is now. It may be called from any goroutine.
 func (e *Engine) Status() status.Status {
 	s, r := *e.snapshot.Load(), e.Host.Clock()
