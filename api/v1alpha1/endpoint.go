@@ -151,9 +151,9 @@ const (
 // +kubebuilder:validation:XValidation:rule="self.matches('^https?://[^@/\\\\s]+:[0-9]{1,5}$')",message="must be http://host:port or https://host:port, without credentials"
 type ProxyURL string
 
-// AnnotationAcceptInstance on an Endpoint says which of two agents that use its
-// identity is the true one: the value is its instance ID. Setting it needs the
-// verb lifecycle.
+// AnnotationAcceptInstance on an Endpoint says which agent is the true one, of
+// two that use its identity or of one that has lost its journal: the value is
+// its instance ID. Setting it needs the verb lifecycle.
 const AnnotationAcceptInstance = "rollcall.dev/accept-instance"
 
 // EndpointList is a list of them.

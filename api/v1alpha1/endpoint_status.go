@@ -11,10 +11,10 @@ type EndpointStatus struct {
 	// +optional
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
 	// summary is the state in one word, the first that holds of: Decommissioned,
-	// Blocked, Suspended, Conflict (two machines use this identity),
-	// NotEnrolled, Offline, Unknown (enrolled, not heard of yet; or its gateway
-	// is gone and the grace is not over), Failing (not Healthy), Isolated,
-	// Updating (not InSync), Online. Written by the manager.
+	// Blocked, Suspended, Conflict (see the condition IdentityConflict),
+	// NotEnrolled, Offline, Unknown (enrolled, not heard of yet; or no gateway
+	// is there to hear it), Failing (not Healthy), Isolated, Updating (not
+	// InSync), Online. Written by the manager.
 	// +optional
 	// +kubebuilder:validation:MaxLength=32
 	Summary string `json:"summary,omitempty"`
@@ -176,8 +176,8 @@ type EndpointConnection struct {
 	// restored from a backup or a snapshot).
 	// +optional
 	ConflictReason ConflictReason `json:"conflictReason,omitempty"`
-	// error is why there is no websocket, as the agent saw it; empty when there
-	// is one, or none is wanted.
+	// error is why there is no websocket, as the agent saw it, or that its
+	// gateway is gone; empty when there is one, or none is wanted.
 	// +optional
 	// +kubebuilder:validation:MaxLength=256
 	Error string `json:"error,omitempty"`
@@ -366,8 +366,8 @@ type EndpointOS struct {
 
 // Conditions of an Endpoint.
 const (
-	// EndpointOnline: heartbeats come. Unknown: never seen, or its gateway is
-	// gone and the grace is not over.
+	// EndpointOnline: heartbeats come. Unknown: never seen, or no gateway is
+	// there to hear it.
 	EndpointOnline = "Online"
 	// EndpointInSync: the machine runs the policy, content, isolation and proxy
 	// that are declared for it. Waiting for a sleeping laptop is
