@@ -17,12 +17,12 @@ import (
 	"github.com/rollcall-dev/rollcall/hack/local"
 )
 
-// demoObjects are what the person applies: a policy that beats often, so that a person who looks sees something move.
+// demoObjects are what the person applies: a policy that beats and pings often, so that a person who looks sees something move.
 const demoObjects = `
 apiVersion: rollcall.dev/v1alpha1
 kind: EndpointPolicy
 metadata: {name: demo}
-spec: {heartbeat: {intervalSeconds: 15}}
+spec: {heartbeat: {intervalSeconds: 15}, commandChannel: {mode: WebSocket, pingIntervalSeconds: 15}}
 ---
 apiVersion: rollcall.dev/v1alpha1
 kind: EnrollmentToken

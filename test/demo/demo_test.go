@@ -5,6 +5,7 @@ package demo
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -14,6 +15,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -49,30 +51,31 @@ func TestREADME(t *testing.T) {
 	golden(t, "make-run", run.output())
 
 	commands := readmeCommands(t)
-	for _, want := range []string{"make run", `eval "$(make env)"`, "kubectl get fep", "make agents N=50", "make stop", "make test"} {
+	for _, want := range []string{"make run", strings.TrimSpace(enter), "kubectl get fep", "make block", "make unblock", "make agents N=50", "make stop", "make test"} {
 		if !strings.Contains(strings.Join(commands, "\n"), want) {
 			t.Errorf("the README does not show %q", want)
 		}
 	}
-	session := []string{"set -e"}
-	for _, c := range commands {
-		switch {
-		case c == "make run", c == "make test", strings.HasPrefix(c, "make stop"):
-			continue // that runs already; this is it; comes last
-		case strings.HasPrefix(c, "make agents"):
-			c = "make agents N=5" // as many are odd on purpose
-		}
-		session = append(session, "echo '$ "+strings.ReplaceAll(c, "'", `'\''`)+"'", c)
+	term.shell(t, enter+until("WebSocket"))
+	seen := term.start(t, "bash", "-c", enter+
+		`exec kubectl get "$(kubectl get fep -o name)" --watch --no-headers -o custom-columns=S:.status.summary,C:.status.connection.channel`)
+	golden(t, "readme", term.shell(t, readmeSession(commands)))
+	lines := strings.Split(strings.TrimSpace(masked(t, seen.output())), "\n")
+	if got, want := slices.Compact(lines), []string{"Online  WebSocket", "Online  Heartbeat", "Online  WebSocket"}; !slices.Equal(got, want) {
+		t.Errorf("a watch saw %q while websockets were blocked and came back, want %q", got, want)
 	}
-	golden(t, "readme", term.shell(t, strings.Join(session, "\n")))
+	var websocket struct{ State string }
+	if out := term.shell(t, enter+"cytool websocket -o json"); json.Unmarshal([]byte(out), &websocket) != nil || websocket.State != "connected" {
+		t.Errorf("cytool websocket -o json has no state connected:\n%s", out)
+	}
 	harness.Eventually(t, time.Minute, func() error {
-		out := term.shell(t, "eval \"$(make env)\"\nkubectl get fep\nkubectl get epp --no-headers")
-		if strings.Contains(out, "Updating") || !regexp.MustCompile(`demo +6 +6 `).MatchString(out) {
-			return fmt.Errorf("not all have applied their policy and are counted:\n%s", out)
+		out := term.shell(t, enter+"kubectl get fep\nkubectl get epp --no-headers")
+		if strings.Contains(out, "Updating") || !strings.Contains(out, "Conflict") || !regexp.MustCompile(`demo +6 +6 `).MatchString(out) {
+			return fmt.Errorf("not all have applied their policy, met their clone and are counted:\n%s", out)
 		}
 		return nil
 	})
-	golden(t, "fleet", term.shell(t, "eval \"$(make env)\"\nkubectl get fep\nkubectl get epp"))
+	golden(t, "fleet", term.shell(t, enter+"kubectl get fep\nkubectl get epp"))
 
 	t.Run("a second one is refused", func(t *testing.T) {
 		second := term.start(t, "make", "run")
@@ -87,16 +90,50 @@ func TestREADME(t *testing.T) {
 		began := time.Now()
 		again.waitFor(t, "Ready in", time.Minute)
 		t.Logf("ready again after %.1fs", time.Since(began).Seconds())
-		out := term.shell(t, `eval "$(make env)"; kubectl get fep --no-headers | wc -l`)
+		out := term.shell(t, enter+"kubectl get fep --no-headers | wc -l")
 		if strings.TrimSpace(out) != "6" {
 			t.Errorf("%s endpoints after the second start, want the 6 from before", out)
 		}
+		term.shell(t, enter+"make block\n"+until("answered with 403")+"\nmake unblock\n"+until("WebSocket"))
 		out = term.shell(t, "make clean")
 		again.wait(t, 30*time.Second)
 		if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
 			t.Errorf("make clean left %s (it said %s)", dir, out)
 		}
 	})
+}
+
+// enter is the first that is typed in a new terminal.
+const enter = `eval "$(make env)"` + "\n"
+
+// until waits until kubectl shows an endpoint like this, and says nothing but that there is none.
+func until(shown string) string {
+	return "for i in $(seq 600); do kubectl get fep | grep -q '" + shown + "' && break; sleep 0.1; done; kubectl get fep | grep -q '" + shown + "' || { kubectl get fep; exit 1; }"
+}
+
+// settles is what a command brings about that takes a moment: a person has read its output by then.
+var settles = map[string]string{
+	"make block":   until("answered with 403"),
+	"make unblock": until("WebSocket"),
+}
+
+// readmeSession is a script of the README's commands, each printed before it runs.
+func readmeSession(commands []string) string {
+	session := []string{"set -e"}
+	for _, c := range commands {
+		switch {
+		case c == "make run", c == "make test", strings.HasPrefix(c, "make stop"):
+			continue // that runs already; this is it; comes last
+		case strings.HasPrefix(c, "make agents"):
+			c = "make agents N=5" // as many are odd on purpose
+		}
+		session = append(session, "echo '$ "+strings.ReplaceAll(c, "'", `'\''`)+"'")
+		if strings.Contains(c, "$?") {
+			c = "set +e; " + c + "; set -e"
+		}
+		session = append(session, c, settles[c])
+	}
+	return strings.Join(session, "\n")
 }
 
 func freePort(t testing.TB) string {
@@ -227,6 +264,7 @@ var masks = []struct {
 	{regexp.MustCompile(`(?:\d+d)?(?:\d+h)?(?:\d+m)?\d+(?:\.\d+)?s\b`), "AGO"},
 	{regexp.MustCompile(`\b\d+d(?:\d+h)?\b`), "AGO"},
 	{regexp.MustCompile(`\b\d+(?:\.\d+)? ms\b`), "N ms"},
+	{regexp.MustCompile(`(in AGO|under way) \(the \d+(?:st|nd|rd|th)\)`), "in AGO (the Nth)"},
 	{regexp.MustCompile(`Kubernetes v1\.37\.\d+`), "Kubernetes VERSION"},
 	{regexp.MustCompile(`' '+|  +`), "  "},
 }

@@ -148,6 +148,7 @@ func (l *link) websocket(agent, gateway *tls.Conn, fromAgent, fromGateway *reade
 	switch {
 	case l.mode.does == cuts:
 		timer := time.AfterFunc(l.mode.after, func() {
+			l.wait() // half-open closes nothing
 			l.relay.config.Log.Info("A websocket was cut.", "agent", l.agent.RemoteAddr().String())
 			l.close()
 		})

@@ -230,15 +230,17 @@ func TestHalfOpenHoldsWhatIsUp(t *testing.T) {
 }
 
 func TestHalfOpenHoldsWhatTLSWasEndedFor(t *testing.T) {
-	s := newScene(t)
-	s.relay.Switch(mode(t, "swallow=pongs"))
-	ws := s.connect(t, s.agent).upgrade(t)
-	ws.exchange(t, heartbeat, reply)
-	s.relay.Switch(mode(t, "half-open"))
-	ws.send(t, finBit|opBinary, heartbeat)
-	ws.silent(t)
-	s.relay.Switch(mode(t, "pass"))
-	ws.ends(t)
+	for _, before := range []string{"swallow=pongs", "cut=100ms"} {
+		s := newScene(t)
+		s.relay.Switch(mode(t, before))
+		ws := s.connect(t, s.agent).upgrade(t)
+		ws.exchange(t, heartbeat, reply)
+		s.relay.Switch(mode(t, "half-open"))
+		ws.send(t, finBit|opBinary, heartbeat)
+		ws.silent(t)
+		s.relay.Switch(mode(t, "pass"))
+		ws.ends(t)
+	}
 }
 
 func TestHalfOpenForAllLeadsNowhere(t *testing.T) {
