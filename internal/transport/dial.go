@@ -78,6 +78,7 @@ func Dial(ctx context.Context, options DialOptions) (*Conn, error) {
 	case err != nil:
 		return nil, fmt.Errorf("the upgrade failed: %w", err)
 	}
+	_ = u.guard.SetReadDeadline(time.Time{}) // fails on a closed connection only
 	c := newConn(ws, u.guard)
 	if ws.Subprotocol() != subprotocol {
 		c.Close(wire.CloseProtocol, string(wire.SubprotocolUnsupported))
@@ -107,6 +108,7 @@ func (u *upgrader) RoundTrip(r *http.Request) (*http.Response, error) {
 		return nil, refusal(resp)
 	}
 	u.guard = newGuard(conn, stream, true, u.text, wire.MaxServerMessageBytes)
+	_ = conn.SetReadDeadline(time.Now()) // or the library waits 3 s for what else there may be after an answer that it doesn't like
 	resp.Body = u.guard
 	return resp, nil
 }

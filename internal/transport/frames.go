@@ -52,19 +52,18 @@ type scanner struct {
 	limit  uint64
 
 	head   [maxHeader]byte
-	have   int    // bytes of head
-	need   int    // that the header has in all; 0: not known yet
-	left   uint64 // bytes of the payload that are to come
-	inside bool   // a message of several frames has begun
-	size   uint64 // bytes of the message so far, as announced
-	reason []byte // of the close frame that is being received
-	closed bool   // the peer has closed: what follows is nobody's business
-	due    time.Duration
+	have   int       // bytes of head
+	need   int       // that the header has in all; 0: not known yet
+	left   uint64    // bytes of the payload that are to come
+	inside bool      // a message of several frames has begun
+	size   uint64    // bytes of the message so far, as announced
+	reason []byte    // of the close frame that is being received
+	closed bool      // the peer has closed: what follows is nobody's business
+	due    time.Time // when the next frame that carries nothing would be on time
 }
 
-// scan takes the next bytes. It tells how many of them may be handed on, and why no more. now is called for frames that carry nothing, with
-// the time since any fixed moment.
-func (s *scanner) scan(p []byte, now func() time.Duration) (int, *violation) {
+// scan takes the next bytes. It tells how many of them may be handed on, and why no more. now is called for frames that carry nothing.
+func (s *scanner) scan(p []byte, now func() time.Time) (int, *violation) {
 	for i := 0; i < len(p); {
 		if s.closed {
 			return len(p), nil
@@ -89,7 +88,7 @@ func (s *scanner) opcode() byte    { return s.head[0] & 0xF }
 func (s *scanner) isControl() bool { return s.head[0]&0x8 != 0 }
 
 // header takes one byte of a frame's header, and judges it before anybody else sees it.
-func (s *scanner) header(b byte, now func() time.Duration) (v *violation) {
+func (s *scanner) header(b byte, now func() time.Time) (v *violation) {
 	s.head[s.have] = b
 	switch s.have {
 	case 0:
@@ -244,9 +243,12 @@ func (s *scanner) closing() *violation {
 }
 
 // afford tells whether one more frame that carries nothing is within the rate.
-func (s *scanner) afford(now time.Duration) bool {
-	s.due = max(s.due, now) + frameEvery
-	return s.due-now <= frameBurst*frameEvery
+func (s *scanner) afford(now time.Time) bool {
+	if s.due.Before(now) {
+		s.due = now
+	}
+	s.due = s.due.Add(frameEvery)
+	return s.due.Sub(now) <= frameBurst*frameEvery
 }
 
 // frameBytes is how long a frame is with its header, which must be whole.

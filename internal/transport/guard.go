@@ -28,8 +28,6 @@ var (
 	records = sync.Pool{New: func() any { return new([serverRecord]byte) }}
 )
 
-func sinceEpoch() time.Duration { return time.Since(epoch) }
-
 // guard is the connection as the websocket library has it. What comes in is checked before the library sees it; a frame goes out in one piece
 // and by a deadline, and nothing goes out after a close frame. It has no timer and no goroutine.
 type guard struct {
@@ -37,6 +35,7 @@ type guard struct {
 	stream   io.ReadWriteCloser // the same; on the client what its HTTP library handed over
 	raw      net.Conn           // below TLS
 	client   bool               // this side is one
+	owned    bool               // by a Conn
 
 	// Of the goroutine that reads.
 	in     scanner
@@ -78,14 +77,14 @@ func (g *guard) Read(p []byte) (n int, err error) {
 		g.early = nil
 		n, err = g.stream.Read(p)
 	}
-	n, g.broken = g.in.scan(p[:n], sinceEpoch)
+	n, g.broken = g.in.scan(p[:n], time.Now)
 	if g.in.closed {
 		g.peerClosed.Store(true)
 	}
 	switch {
 	case g.broken != nil:
 		return n, g.broken
-	case err == io.EOF: //nolint:errorlint // wrapped, it would be no end to the library either
+	case err == io.EOF: //nolint:errorlint // that is what the library compares with
 		return n, io.ErrUnexpectedEOF // the library takes a message that is cut off by EOF for a whole one
 	}
 	return n, err
@@ -131,7 +130,7 @@ func (g *guard) begin() {
 
 // hurry shortens every deadline, because the connection is about to be closed.
 func (g *guard) hurry() {
-	g.closeBy.CompareAndSwap(0, int64(sinceEpoch()+closeTimeout))
+	g.closeBy.CompareAndSwap(0, int64(time.Since(epoch)+closeTimeout))
 	by := epoch.Add(time.Duration(g.closeBy.Load()))
 	_ = g.SetWriteDeadline(by)
 	_ = g.SetReadDeadline(by)
@@ -192,12 +191,21 @@ func (g *guard) send(p []byte) error {
 	return nil
 }
 
-// Close implements io.Closer for the library. TLS says goodbye only after a close handshake: it would wait for a peer that does not read.
+// Close implements io.Closer for the library. Once there is a Conn it is the one that closes, with finish: the library would do it while the
+// reason is still being said.
 func (g *guard) Close() error {
+	if !g.owned {
+		g.finish()
+	}
+	return nil
+}
+
+// finish closes the connection. TLS says goodbye only after a close handshake: it would wait for a peer that does not read.
+func (g *guard) finish() {
 	if !g.closed.Load() || !g.peerClosed.Load() {
 		g.drop()
 	}
-	return g.stream.Close()
+	_ = g.stream.Close() // it is over either way
 }
 
 // drop ends the connection from whatever goroutine, without waiting.

@@ -79,6 +79,7 @@ func (e *CloseError) Unwrap() error { return e.Err }
 func (e *CloseError) Problem() *wire.Problem { return wire.ParseClose(e.Code, e.Reason) }
 
 func newConn(ws *websocket.Conn, g *guard) *Conn {
+	g.owned = true
 	ws.SetReadLimit(-1) // the guard's is exact, and speaks before the message has come
 	c := &Conn{ws: ws, guard: g, kind: websocket.MessageBinary}
 	if g.in.kind == opText {
@@ -151,9 +152,9 @@ func (c *Conn) release() {
 func (c *Conn) end(err error) *CloseError {
 	defer c.CloseNow()
 	var theirs websocket.CloseError
-	broken := c.guard.broken
-	if broken == nil {
-		errors.As(err, &broken)
+	var broken *violation
+	if !errors.As(err, &broken) { // else it is of the message that was read: frames after it may be broken as well
+		broken = c.guard.broken
 	}
 	switch local := c.local.Load(); {
 	case local != nil:
@@ -209,8 +210,6 @@ func (c *Conn) Close(code wire.CloseCode, reason string) {
 // CloseNow drops the connection without a word, and releases it. It may be called at any time, and again.
 func (c *Conn) CloseNow() {
 	c.local.CompareAndSwap(nil, &CloseError{Code: wire.CloseAbnormal, Local: true})
-	if !c.guard.closed.Load() || !c.guard.peerClosed.Load() {
-		c.guard.drop()
-	}
+	c.guard.finish()
 	_ = c.ws.CloseNow() // what it says is of no use any more
 }

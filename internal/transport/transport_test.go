@@ -170,3 +170,66 @@ func TestDialKeepsToItsContext(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// Whoever closes a session from elsewhere does not pull the message away from under the one who handles it.
+func TestAMessageLastsUntilTheNextRead(t *testing.T) {
+	s := serve(t, echo)
+	var held [][]byte
+	for i := range 50 {
+		c := dial(t, s, false)
+		if err := c.Write(bytes.Repeat([]byte{byte(i)}, 100)); err != nil {
+			t.Fatal(err)
+		}
+		m, err := c.Read()
+		if err != nil {
+			t.Fatal(err)
+		}
+		held = append(held, m)
+		c.Close(wire.CloseNormal, "")
+	}
+	for i, m := range held {
+		if !bytes.Equal(m, bytes.Repeat([]byte{byte(i)}, 100)) {
+			t.Errorf("message %d became another's: % x", i, m[:10])
+		}
+	}
+}
+
+// Everybody at once: for the race detector, and for goleak.
+func TestManyWritersAndClosers(t *testing.T) {
+	s := serve(t, func(c *Conn) {
+		var all sync.WaitGroup
+		for i := range 8 {
+			all.Go(func() {
+				for range 20 {
+					if c.Write(bytes.Repeat([]byte("x"), 40*i)) != nil {
+						return
+					}
+				}
+				if i == 3 {
+					c.Close(wire.CloseDraining, "draining")
+				}
+				if i == 5 {
+					c.CloseNow()
+				}
+			})
+		}
+		echo(c)
+		all.Wait()
+	})
+	for range 20 {
+		c := dial(t, s, false)
+		var all sync.WaitGroup
+		for range 4 {
+			all.Go(func() {
+				for c.Write([]byte("hello")) == nil { // until it is over
+				}
+			})
+		}
+		for {
+			if _, err := c.Read(); err != nil {
+				break
+			}
+		}
+		all.Wait()
+	}
+}
