@@ -37,6 +37,9 @@ type double struct {
 	writes []written
 	flying map[string]bool
 	gets   int
+	// history is every version that was stored.
+	history []*v1alpha1.Endpoint
+	onStore func(*v1alpha1.Endpoint)
 }
 
 type written struct {
@@ -65,10 +68,12 @@ func (d *double) wait(ctx context.Context) error {
 
 func (d *double) PatchStatus(ctx context.Context, at Ref, patch []byte) (*v1alpha1.Endpoint, error) {
 	d.mu.Lock()
-	if d.flying[at.UID] {
-		d.t.Errorf("two writes of %s at once", at.Name)
+	if d.flying != nil { // one pacer writes here
+		if d.flying[at.UID] {
+			d.t.Errorf("two writes of %s at once", at.Name)
+		}
+		d.flying[at.UID] = true
 	}
-	d.flying[at.UID] = true
 	d.mu.Unlock()
 	err := d.wait(ctx)
 	d.mu.Lock()
@@ -109,6 +114,10 @@ func (d *double) store(e *v1alpha1.Endpoint) *v1alpha1.Endpoint {
 	d.version++
 	e.ResourceVersion = strconv.Itoa(1000 + d.version)
 	d.objects[string(e.UID)] = e
+	d.history = append(d.history, e.DeepCopy())
+	if d.onStore != nil {
+		d.onStore(e)
+	}
 	return e.DeepCopy()
 }
 

@@ -52,6 +52,98 @@ func TestWhoseStateStands(t *testing.T) {
 	}
 }
 
+// on is a session, at a gateway.
+func on(session int64, gateway string) Connection {
+	c := conn(5, "A", session)
+	c.Channel, c.Gateway = v1alpha1.ChannelWebSocket, gateway
+	return c
+}
+
+func off(c Connection) Connection {
+	c.Channel, c.Gateway = v1alpha1.ChannelNone, ""
+	return c
+}
+
+// Sessions come and go at several gateways, and what is said of them may be late.
+func TestWhatStandsOfSessions(t *testing.T) {
+	heartbeat, none := conn(5, "A", 3), off(on(3, ""))
+	other := conn(6, "B", 1)
+	for name, tc := range map[string]struct {
+		replaces, mine, stored Connection
+		want                   bool
+	}{
+		"down, and it is the one":                            {on(3, "a"), none, on(3, "a"), true},
+		"down, and somebody has found a conflict":            {on(3, "a"), none, conflicting(on(3, "a"), "B"), true},
+		"down, and the next is up":                           {on(3, "a"), none, on(4, "a"), false},
+		"down, and the next is up elsewhere":                 {on(3, "a"), none, on(4, "b"), false},
+		"down, and another gateway has the same":             {on(3, "a"), none, on(3, "b"), false},
+		"down, and a heartbeat came":                         {on(3, "a"), none, heartbeat, false},
+		"down, and it is known":                              {on(3, "a"), none, none, false},
+		"down, and a restart is up":                          {on(3, "a"), none, other, false},
+		"down, and an instance of a lower epoch is accepted": {on(3, "a"), none, conn(2, "C", 1), false},
+		"down, and enrolled again":                           {on(3, "a"), none, Connection{}, false},
+		"up and down before it was written":                  {on(2, "b"), none, on(2, "b"), true},
+		"up and down before it was written, and the next is": {on(2, "b"), none, on(4, "b"), false},
+		"up again after it was taken for down":               {none, on(3, "a"), none, true},
+		"up again, and a heartbeat has come":                 {none, on(3, "a"), heartbeat, false},
+		"up, and its agent has said that it is over":         {on(2, "b"), on(3, "a"), heartbeat, false},
+		"up, and the next is":                                {on(2, "b"), on(3, "a"), on(4, "b"), false},
+		"up, after the one before":                           {on(2, "b"), on(3, "a"), on(2, "b"), true},
+		"up, while another gateway has the same":             {on(2, "b"), on(3, "a"), on(3, "b"), false},
+		"a heartbeat after the session":                      {on(3, "a"), heartbeat, on(3, "a"), true},
+		"a heartbeat after the session, which is down":       {on(3, "a"), heartbeat, none, true},
+		"a heartbeat, and the next session is up":            {on(3, "a"), heartbeat, on(4, "a"), false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := changeOf(Report{Replaces: tc.replaces, Connection: &tc.mine})
+			if tc.mine == none {
+				c.gateway = "a"
+			}
+			if got := c.stands(tc.stored); got != tc.want {
+				t.Errorf("%t, want %t", got, tc.want)
+			}
+		})
+	}
+}
+
+// A session that is down takes nothing else along: a conflict that another gateway has found stays.
+func TestDownChangesTheChannelOnly(t *testing.T) {
+	mine := off(on(3, "a"))
+	mine.Since = enrolled
+	c := changeOf(Report{Replaces: on(3, "a"), Connection: &mine})
+	stored := conflicting(on(3, "a"), "B")
+	stored.ConflictReason, stored.RemoteAddress = v1alpha1.ConflictForked, "10.1.2.3"
+	want := off(stored)
+	want.Since = enrolled
+	if diff := cmp.Diff(want, c.over(state{connection: stored}).connection); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// What is reported one after the other before anything is written is written as one: here, a session that came and went.
+func TestUpAndDownAreMerged(t *testing.T) {
+	before, up, down := on(2, "b"), on(3, "a"), off(on(3, "a"))
+	c := changeOf(Report{Replaces: before, Connection: &up})
+	c.merge(changeOf(Report{Replaces: up, Connection: &down}))
+	for name, tc := range map[string]struct {
+		stored Connection
+		want   v1alpha1.Channel
+	}{
+		"over what was there":           {before, v1alpha1.ChannelNone},
+		"over itself, which is written": {up, v1alpha1.ChannelNone},
+		"over the next":                 {on(4, "b"), v1alpha1.ChannelWebSocket},
+	} {
+		if got := c.over(state{connection: tc.stored}).connection; got.Channel != tc.want {
+			t.Errorf("%s: %+v", name, got)
+		}
+	}
+	next := on(4, "a")
+	c.merge(changeOf(Report{Replaces: down, Connection: &next}))
+	if got := c.over(state{connection: before}).connection; got != next.normal() {
+		t.Errorf("and the next: %+v", got)
+	}
+}
+
 // What is said of an agent counts only while its instance does; a conflict that another replica found does not take it away.
 func TestFactsStandWithTheirInstance(t *testing.T) {
 	facts := change{replaces: conn(5, "A", 1), agent: newBlock(&v1alpha1.EndpointAgent{Version: "8.0.0"})}
@@ -91,12 +183,17 @@ func reportOf(r *rand.Rand, e *v1alpha1.Endpoint, seen time.Time) Report {
 	if r.IntN(3) == 0 {
 		c := out.Replaces
 		c.Channel = v1alpha1.ChannelHeartbeat
-		switch r.IntN(3) {
+		switch r.IntN(4) {
 		case 0: // a restart
 			c.Epoch++
 			c.ID, c.PreviousInstance, c.Since, c.InstanceTime = instanceOf(r.Uint64()), c.ID, seen, seen
 		case 1: // a clone
 			c.ConflictInstance = instanceOf(r.Uint64())
+		case 3: // a session begins, or is down
+			c.Channel, c.Gateway, c.Session = v1alpha1.ChannelWebSocket, "gw-a", c.Session+1
+			if out.Replaces.Channel == v1alpha1.ChannelWebSocket {
+				c.Channel, c.Gateway, c.Session = v1alpha1.ChannelNone, "", out.Replaces.Session
+			}
 		case 2: // a person has accepted another, whatever its epoch
 			c.Epoch, c.ID, c.ConflictInstance, c.InstanceTime = r.Int64N(20), instanceOf(r.Uint64()), "", seen
 		}
@@ -119,6 +216,11 @@ func TestPatchesDoWhatWasPlanned(t *testing.T) {
 		for _, absent := range []func(){
 			func() { e.Status.Connection = nil }, func() { e.Status.Agent = nil }, func() { e.Status.Inventory = nil }, func() { e.Status.LastSeenTime = nil },
 			func() { e.Status.Connection = &v1alpha1.EndpointConnection{Channel: v1alpha1.ChannelNone} },
+			func() {
+				if e.Status.Connection != nil {
+					e.Status.Connection.Channel, e.Status.Connection.Gateway = v1alpha1.ChannelWebSocket, "gw-b"
+				}
+			},
 		} {
 			if r.IntN(3) == 0 {
 				absent()
@@ -164,6 +266,8 @@ func TestPatchIsRefusedWhereSomethingElseIsStored(t *testing.T) {
 		"another instance": func(e *v1alpha1.Endpoint) { e.Status.Connection.InstanceID = instanceOf("other") },
 		"another session":  func(e *v1alpha1.Endpoint) { e.Status.Connection.SessionNumber = 0 },
 		"a conflict":       func(e *v1alpha1.Endpoint) { e.Status.Connection.ConflictInstanceID = instanceOf("other") },
+		"another channel":  func(e *v1alpha1.Endpoint) { e.Status.Connection.Channel = v1alpha1.ChannelNone },
+		"another gateway":  func(e *v1alpha1.Endpoint) { e.Status.Connection.Gateway = "gw-b" },
 		"no connection":    func(e *v1alpha1.Endpoint) { e.Status.Connection = nil },
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -272,6 +272,23 @@ func TestRateOfHeartbeats(t *testing.T) {
 	}
 }
 
+// An agent that is told to beat more often is not refused for having beaten when it was to do so less often.
+func TestShorterIntervalCountsAtOnce(t *testing.T) {
+	w := newWorld(t)
+	for range 4 {
+		if p := w.service.Admit(w.agent(), w.now); p != nil {
+			t.Fatal(p)
+		}
+	}
+	w.source.policy.Interval = time.Second
+	for range 10 {
+		w.now = w.now.Add(time.Second)
+		if p := w.service.Admit(w.agent(), w.now); p != nil {
+			t.Fatalf("refused: %v", p)
+		}
+	}
+}
+
 func TestDeletedEndpointIsForgotten(t *testing.T) {
 	w := newWorld(t)
 	w.beat(heartbeat(whole), []string{"connection+agent+inventory+seen"}, "")

@@ -2,7 +2,9 @@ package session
 
 import (
 	"context"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"time"
 )
 
@@ -41,25 +43,14 @@ func (h *Hub) Drain(ctx context.Context) {
 }
 
 // unfollowed is how many sessions have ended and are still recorded as up here.
-func (h *Hub) unfollowed() int {
+func (h *Hub) unfollowed() (n int) {
 	h.mu.Lock()
-	all := make([]ending, 0, len(h.ended))
-	for _, e := range h.ended {
-		all = append(all, e)
-	}
+	all := slices.Collect(maps.Values(h.ended))
 	h.mu.Unlock()
-	n := 0
 	for _, e := range all {
-		id := e.agent.IdentityID()
-		if at, ok := h.config.Beats.Recorded(id); ok && at.Connection.Instance == e.instance {
+		if _, ok := h.config.Beats.Recorded(e.agent.IdentityID()); ok {
 			n++
-			continue
 		}
-		h.mu.Lock()
-		if h.ended[id] == e {
-			delete(h.ended, id)
-		}
-		h.mu.Unlock()
 	}
 	return n
 }

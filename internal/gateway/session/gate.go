@@ -20,15 +20,15 @@ func (g *gate) take(r limit.Rate, now time.Time) *wire.Problem {
 	if _, ok := g.pace.Take(r, now); ok {
 		return nil
 	}
-	if g.turn.Before(now) {
-		g.turn = now
+	if soonest := now.Add(time.Second); g.turn.Before(soonest) {
+		g.turn = soonest
 	}
 	if latest := now.Add(maxTurn); g.turn.After(latest) {
 		g.turn = latest
 	}
 	g.turn = g.turn.Add(r.Every)
 	return &wire.Problem{
-		Name: wire.Overloaded, RetryAfter: max(time.Second, g.turn.Sub(now)),
+		Name: wire.Overloaded, RetryAfter: g.turn.Sub(now),
 		Detail: "Many agents connect at once, each gets its turn. Heartbeats over HTTPS are served meanwhile.",
 	}
 }

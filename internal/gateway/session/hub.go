@@ -56,8 +56,8 @@ type Hub struct {
 	draining bool
 	all      []*Session
 	sessions map[string]*Session // those that are up, by identity
-	// ended are sessions that are recorded as up and that none has followed here. endings are the same by the time of their end, and some that
-	// do not matter any more.
+	// ended are sessions that were up, the last of each identity; endings are all by the time of their end. If they are still recorded as up
+	// some time later, that is corrected.
 	ended   map[string]ending
 	endings []ending
 	gate    gate
@@ -113,7 +113,6 @@ func (h *Hub) up(s *Session) *wire.Problem {
 	before := h.sessions[id]
 	s.state.Store(int32(up))
 	h.sessions[id] = s
-	delete(h.ended, id)
 	h.mu.Unlock()
 	h.metrics.up.Inc()
 	if before != nil {
@@ -198,7 +197,7 @@ func (h *Hub) remove(s *Session) bool {
 	return true
 }
 
-// leave remembers a session that is recorded as up and is not, under the lock.
+// leave remembers a session that may be recorded as up and is not, under the lock.
 func (h *Hub) leave(e ending) {
 	h.ended[e.agent.IdentityID()] = e
 	h.endings = append(h.endings, e)

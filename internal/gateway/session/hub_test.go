@@ -103,6 +103,30 @@ func TestSeenIsRefreshedHourly(t *testing.T) {
 	})
 }
 
+// What is recorded anyway saves the next refresh.
+func TestRefreshIsSaved(t *testing.T) {
+	simulate(t, func(w *world) {
+		a := w.up(1)
+		next := nextRefresh(idOf(1), time.Hour, time.Now())
+		for time.Until(next) > 10*time.Minute {
+			pass(time.Minute)
+			a.ping()
+		}
+		a.beat(beat(1, func(m *agentv1.Heartbeat) { m.JournalFull = true }))
+		w.wrote("WebSocket+agent+inventory+seen", "agent+seen")
+		for range 60 {
+			pass(time.Minute)
+			a.ping()
+		}
+		w.wrote()
+		for range 15 {
+			pass(time.Minute)
+			a.ping()
+		}
+		w.wrote("seen")
+	})
+}
+
 func TestRefreshesAreSpread(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		now := time.Unix(rapid.Int64Range(1_700_000_000, 1_900_000_000).Draw(t, "now"), rapid.Int64Range(0, 999_999_999).Draw(t, "nanoseconds"))
@@ -255,6 +279,20 @@ func TestDrain(t *testing.T) {
 			t.Errorf("recorded %+v", c)
 		}
 	})
+	simulate(t, func(w *world) { // it has moved at once: no waiting for longer
+		a := w.up(1)
+		began := time.Now()
+		go func() {
+			<-a.over
+			<-time.After(time.Second)
+			w.apply(func(e *store.Endpoint) { e.Connection.Session, e.Connection.Gateway = 2, gwOther })
+		}()
+		w.hub.Drain(context.Background())
+		if took := time.Since(began); took > 1200*time.Millisecond {
+			t.Errorf("it took %s", took)
+		}
+		w.wrote("WebSocket+agent+inventory+seen")
+	})
 	simulate(t, func(w *world) { // one machine, and the time is up: no waiting
 		a := w.up(1)
 		began := time.Now()
@@ -284,14 +322,16 @@ func TestNoSessionBeginsWhileDraining(t *testing.T) {
 // A storm is let in at the rate, and who is sent away gets a turn: those who keep to theirs are all let in.
 func TestStormBecomesAQueue(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		rate := limit.PerSecond(float64(rapid.IntRange(1, 500).Draw(t, "rate")), rapid.IntRange(1, 50).Draw(t, "burst"))
+		perSecond := rapid.IntRange(1, 500).Draw(t, "rate")
+		rate := limit.PerSecond(float64(perSecond), perSecond)
 		storm := rapid.IntRange(1, 500).Draw(t, "agents")
 		now := time.Unix(1_800_000_000, 0)
 		var g gate
 		waiting := map[time.Time]int{now: storm}
-		in := 0
+		in, tries := 0, 0
 		for at := now; len(waiting) > 0; at = at.Add(time.Millisecond) {
 			for n := waiting[at]; n > 0; n-- {
+				tries++
 				p := g.take(rate, at)
 				if p == nil {
 					in++
@@ -300,7 +340,8 @@ func TestStormBecomesAQueue(t *testing.T) {
 				if p.RetryAfter < time.Second || p.RetryAfter > maxTurn+rate.Every {
 					t.Fatalf("told to come again after %s", p.RetryAfter)
 				}
-				waiting[at.Add(p.RetryAfter.Truncate(time.Millisecond)+time.Millisecond)]++
+				seconds := (p.RetryAfter + time.Second - 1) / time.Second // on the wire
+				waiting[at.Add(seconds*time.Second+time.Duration(rand.N(300))*time.Millisecond)]++
 			}
 			delete(waiting, at)
 			if most := int(at.Sub(now)/rate.Every) + rate.Burst; in > most {
@@ -309,6 +350,9 @@ func TestStormBecomesAQueue(t *testing.T) {
 		}
 		if in != storm {
 			t.Fatalf("%d of %d are in", in, storm)
+		}
+		if most := 3 * storm; tries > most && time.Duration(storm)*rate.Every < maxTurn {
+			t.Fatalf("%d tries of %d agents", tries, storm)
 		}
 	})
 }

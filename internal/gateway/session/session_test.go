@@ -99,8 +99,11 @@ func TestSteadySessionWritesNothing(t *testing.T) {
 	simulate(t, func(w *world) {
 		a := w.up(1)
 		w.wrote("WebSocket+agent+inventory+seen")
-		for range 100 {
+		for i := range 100 {
 			pass(20 * time.Second)
+			if i%10 == 0 { // somebody changes something, and everything is looked at
+				w.beats.Changed(idOf(1))
+			}
 			a.beat(beat(1, short))
 			if r := a.received().GetHeartbeatReply(); r == nil || r.Send != nil || r.More || r.Orders != nil {
 				t.Fatalf("answered with %v", r)
@@ -525,6 +528,27 @@ func TestNothingIsDoneForASessionThatIsOver(t *testing.T) {
 		}
 		w.wrote()
 	})
+}
+
+// What is more than a heartbeat is decoded whole.
+func TestPeek(t *testing.T) {
+	message := usual(7)
+	ping, err := wire.Protobuf.Marshal(&agentv1.AgentMessage{Body: &agentv1.AgentMessage_Ping{Ping: &agentv1.Ping{}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, test := range map[string]struct {
+		message []byte
+		found   bool
+	}{
+		"a heartbeat": {message, true}, "and a ping after it": {append(slices.Clone(message), ping...), false}, "two": {append(slices.Clone(message), message...), false},
+		"cut off": {message[:len(message)-1], false}, "no id": {message[2:], false}, "id 0": {append([]byte{8, 0}, message[2:]...), false}, "nothing": {nil, false},
+	} {
+		w := &work{}
+		if w.peek(test.message); (w.raw != nil) != test.found || test.found && w.reply.Re != 7 {
+			t.Errorf("%s: found %t, id %d", name, w.raw != nil, w.reply.Re)
+		}
+	}
 }
 
 func TestBufferIsAppendedTo(t *testing.T) {

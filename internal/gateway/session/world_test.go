@@ -56,7 +56,6 @@ type book struct {
 	endpoints map[string]store.Endpoint
 	policy    store.Policy
 	writes    []store.Report
-	changed   func(identityID string) // the store's OnConnection
 }
 
 func (b *book) lock() func() { b.mu.Lock(); return b.mu.Unlock }
@@ -171,6 +170,11 @@ func (w *world) enrol(n int) {
 
 // change is what somebody else writes: the manager, or another gateway.
 func (w *world) change(change func(e *store.Endpoint)) {
+	w.apply(change)
+	synctest.Wait()
+}
+
+func (w *world) apply(change func(e *store.Endpoint)) {
 	w.book.mu.Lock()
 	e := w.book.endpoints[idOf(1)]
 	change(&e)
@@ -182,7 +186,6 @@ func (w *world) change(change func(e *store.Endpoint)) {
 func (w *world) tell() {
 	w.beats.Changed(idOf(1))
 	w.hub.Changed(idOf(1))
-	synctest.Wait()
 }
 
 func (w *world) endpoint() store.Endpoint {

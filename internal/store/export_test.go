@@ -1,0 +1,94 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/go-logr/logr"
+	"k8s.io/apimachinery/pkg/types"
+
+	agentv1 "github.com/rollcall-dev/rollcall/api/agent/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/rollcall-dev/rollcall/api/v1alpha1"
+)
+
+// Server is the double of an API server, for tests of the gateway's parts above a store.
+type Server struct{ *double }
+
+// NewServer has one Endpoint, which is enrolled and was never heard of.
+func NewServer(t *testing.T) (s Server, identityID string) {
+	s = Server{&double{t: t, latency: 5 * time.Millisecond, objects: map[string]*v1alpha1.Endpoint{}}}
+	e := &v1alpha1.Endpoint{ObjectMeta: metav1.ObjectMeta{Namespace: "fleet", Name: "laptop", UID: types.UID(uidOf(1))}}
+	e.Status.Identity = &v1alpha1.EndpointIdentity{ID: uuidOf("identity", 1), PublicKeys: [][]byte{[]byte("key")}, EnrolledTime: metav1.Now()}
+	s.store(e)
+	return s, e.Status.Identity.ID
+}
+
+// Away has every patch fail, or none.
+func (s Server) Away(yes bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.fail = func(string) error {
+		if yes {
+			return away()
+		}
+		return nil
+	}
+}
+
+// Change is what others write: the manager.
+func (s Server) Change(change func(*v1alpha1.EndpointConnection)) {
+	s.other(uidOf(1), func(e *v1alpha1.Endpoint) {
+		if e.Status.Connection != nil {
+			change(e.Status.Connection)
+		}
+	})
+}
+
+// OnStore has f called with each version that is stored, before anything else happens.
+func (s Server) OnStore(f func(*v1alpha1.Endpoint)) { s.onStore = f }
+
+// History is every version that was stored.
+func (s Server) History() []*v1alpha1.Endpoint {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return append([]*v1alpha1.Endpoint(nil), s.history...)
+}
+
+// Replica is a store that writes to a Server for real, and reads what Deliver brings.
+type Replica struct {
+	*Store
+	read int
+}
+
+// NewReplica makes one.
+func (s Server) NewReplica(name string) *Replica {
+	r := &Replica{Store: &Store{cfg: Config{Gateway: name}, policies: newPolicies(func(string, string) {})}}
+	r.endpoints = newEndpoints(logr.Discard(), r.changed, r.connectionChanged)
+	m := newMetrics()
+	r.pacer = newPacer(logr.Discard(), s.double, r.endpoints, 1000, m)
+	m.pacer = r.pacer
+	r.beacon = &published[agentv1.Envelope]{}
+	return r
+}
+
+// RunWriting writes until ctx ends, and then nothing more.
+func (r *Replica) RunWriting(ctx context.Context) { r.pacer.run(ctx, 0) }
+
+// Deliver brings at most n of the versions that the watch has not brought yet.
+func (r *Replica) Deliver(s Server, n int) {
+	history := s.History()
+	for ; r.read < len(history) && n > 0; n-- {
+		r.endpoints.event(history[r.read].DeepCopy())
+		r.read++
+	}
+}
+
+// Waits is what is not written yet, in words.
+func (r *Replica) Waits() string {
+	w, _ := r.pacer.depth()
+	return fmt.Sprint(w)
+}
