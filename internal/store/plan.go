@@ -149,9 +149,9 @@ func (c *change) stands(stored Connection) bool {
 	}
 }
 
-// down tells whether this says that a session is down.
+// down tells whether this says that a session is down. What is found of an endpoint that has none, a conflict, does not.
 func (c *change) down() bool {
-	return c.connection != nil && c.connection.Channel == v1alpha1.ChannelNone
+	return c.connection != nil && c.connection.Channel == v1alpha1.ChannelNone && c.gateway != ""
 }
 
 // follows tells whether the connection may take the place of one that is stored of the same session. A session is down only where it was up,
@@ -163,7 +163,7 @@ func (c *change) follows(stored Connection) bool {
 	case v1alpha1.ChannelWebSocket:
 		return up && stored.Gateway == c.connection.Gateway || stored.Channel == v1alpha1.ChannelNone
 	case v1alpha1.ChannelNone:
-		return up && stored.Gateway == c.gateway
+		return !c.down() || up && stored.Gateway == c.gateway
 	default:
 		return true
 	}
@@ -173,10 +173,14 @@ func (c *change) follows(stored Connection) bool {
 // found a conflict meanwhile.
 func (c *change) after(stored Connection) Connection {
 	after := *c.connection
-	if c.down() && stored.Instance == after.Instance {
+	same := stored.Instance == after.Instance
+	switch {
+	case c.down() && same:
 		channel, since := after.Channel, after.Since
 		after = stored
 		after.Channel, after.Gateway, after.Since = channel, "", since
+	case after.Channel == v1alpha1.ChannelNone && same: // a conflict: the session may be up again
+		after.Channel, after.Gateway, after.Since = stored.Channel, stored.Gateway, stored.Since
 	}
 	return after
 }

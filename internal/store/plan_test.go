@@ -90,6 +90,9 @@ func TestWhatStandsOfSessions(t *testing.T) {
 		"up, and the next is":                                {on(2, "b"), on(3, "a"), on(4, "b"), false},
 		"up, after the one before":                           {on(2, "b"), on(3, "a"), on(2, "b"), true},
 		"up, while another gateway has the same":             {on(2, "b"), on(3, "a"), on(3, "b"), false},
+		"a conflict while there is no session":               {none, conflicting(none, "B"), none, true},
+		"a conflict, and a session is up again":              {none, conflicting(none, "B"), on(3, "a"), true},
+		"a conflict, and another has found one":              {none, conflicting(none, "B"), conflicting(none, "C"), false},
 		"a heartbeat after the session":                      {on(3, "a"), heartbeat, on(3, "a"), true},
 		"a heartbeat after the session, which is down":       {on(3, "a"), heartbeat, none, true},
 		"a heartbeat, and the next session is up":            {on(3, "a"), heartbeat, on(4, "a"), false},
@@ -103,6 +106,18 @@ func TestWhatStandsOfSessions(t *testing.T) {
 				t.Errorf("%t, want %t", got, tc.want)
 			}
 		})
+	}
+}
+
+// A conflict that was found while there was no session takes none down.
+func TestAConflictChangesNoChannel(t *testing.T) {
+	none := off(on(3, ""))
+	mine := conflicting(none, "B")
+	c := changeOf(Report{Replaces: none, Connection: &mine})
+	for what, stored := range map[string]Connection{"none": none, "a session": on(3, "b"), "heartbeats": conn(5, "A", 3)} {
+		if diff := cmp.Diff(conflicting(stored, "B"), c.over(state{connection: stored}).connection); diff != "" {
+			t.Errorf("%s: %s", what, diff)
+		}
 	}
 }
 
