@@ -94,6 +94,8 @@ type fleet struct {
 	namespace string
 	// restarts: this test restarts the API server, whose process is not a store's to end.
 	restarts bool
+	// prepare, where set, has each store before it runs.
+	prepare func(*Store)
 }
 
 func newFleet(t *testing.T) *fleet {
@@ -128,6 +130,9 @@ func (f *fleet) gateway(change ...func(*Config)) *gateway {
 	}
 	if g.Store, err = New(cfg); err != nil {
 		f.t.Fatal(err)
+	}
+	if f.prepare != nil {
+		f.prepare(g.Store)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)

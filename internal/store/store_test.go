@@ -82,9 +82,10 @@ func TestFollowsTheManager(t *testing.T) {
 	f := newFleet(t)
 	var mu sync.Mutex
 	var told []string
-	g := f.gateway()
-	g.OnChange(func(id string) { mu.Lock(); told = append(told, id); mu.Unlock() })
-	f.ready(g)
+	f.prepare = func(s *Store) {
+		s.OnChange(func(id string) { mu.Lock(); told = append(told, id); mu.Unlock() })
+	}
+	g := f.ready(f.gateway())
 	toldOf := func(id string) error {
 		mu.Lock()
 		defer mu.Unlock()
