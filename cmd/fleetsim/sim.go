@@ -107,8 +107,10 @@ func run(ctx context.Context, o *options) (summary, error) {
 		if ctx.Err() != nil {
 			continue
 		}
-		if over := outages.observe(time.Now(), s.connected(), sum.wanting); over != "" {
-			_, _ = fmt.Fprintln(o.progress, over)
+		if allEnrolled >= 0 { // before, some begin all the time
+			if over := outages.observe(time.Now(), s.connected(), sum.wanting); over != "" {
+				_, _ = fmt.Fprintln(o.progress, over)
+			}
 		}
 		if time.Now().Before(due) {
 			continue
