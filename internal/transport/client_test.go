@@ -103,7 +103,7 @@ func TestFramesOfAServer(t *testing.T) {
 		answered := make(chan said, 1)
 		s := rawServer(t, agreed, func(conn net.Conn, in *bufio.Reader) {
 			go func() { _, _ = conn.Write(tc.send) }()
-			got, err := listen(in, true)
+			got, err := hear(in, true)
 			if err != nil {
 				t.Errorf("%s: %v", tc.name, err)
 			}
@@ -134,7 +134,7 @@ func TestFramesOfAServer(t *testing.T) {
 func TestCloseOfAnAgent(t *testing.T) {
 	answered := make(chan said, 1)
 	s := rawServer(t, agreed, func(conn net.Conn, in *bufio.Reader) {
-		got, _ := listen(in, true)
+		got, _ := hear(in, true)
 		answered <- got
 	})
 	c, err := Dial(t.Context(), DialOptions{URL: s.URL, Transport: &http.Transport{DisableKeepAlives: true}})

@@ -194,7 +194,7 @@ func fuzz(f *testing.F, isClient bool) {
 			break
 		}
 		c.CloseNow()
-		answer, err := listen(bytes.NewReader(conn.out.Bytes()), isClient)
+		answer, err := hear(bytes.NewReader(conn.out.Bytes()), isClient)
 		if err != nil {
 			t.Fatalf("what went out is not a stream of frames: %v", err)
 		}

@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"errors"
 	"io"
 	"net"
 	"sync"
@@ -84,7 +85,7 @@ func (g *guard) Read(p []byte) (n int, err error) {
 	switch {
 	case g.broken != nil:
 		return n, g.broken
-	case err == io.EOF: //nolint:errorlint // that is what the library compares with
+	case errors.Is(err, io.EOF):
 		return n, io.ErrUnexpectedEOF // the library takes a message that is cut off by EOF for a whole one
 	}
 	return n, err

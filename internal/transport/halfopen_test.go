@@ -121,7 +121,7 @@ func TestCloseToOneWhoDoesNotAnswer(t *testing.T) {
 			defer c.CloseNow()
 			received := make(chan said, 1)
 			go func() {
-				s, _ := listen(peer, false)
+				s, _ := hear(peer, false)
 				received <- s
 			}()
 			stopped := goOn(peer, client(fin|opBinary, "late")) // as if nothing had been said
@@ -218,7 +218,7 @@ func TestCloseInTheMiddleOfAMessage(t *testing.T) {
 	ours, theirs := net.Pipe()
 	received := make(chan said, 1)
 	go func() {
-		s, err := listen(theirs, false)
+		s, err := hear(theirs, false)
 		if err != nil {
 			t.Error(err)
 		}

@@ -120,8 +120,8 @@ type said struct {
 	close    string // the payload of the close frame; "none" if none came
 }
 
-// listen reads to the end. Nothing may follow a close frame.
-func listen(r io.Reader, fromClient bool) (s said, err error) {
+// hear reads to the end. Nothing may follow a close frame.
+func hear(r io.Reader, fromClient bool) (s said, err error) {
 	s.close = "none"
 	for {
 		f, err := readFrame(r)
@@ -193,7 +193,7 @@ func exchange(t testing.TB, s *httptest.Server, subprotocol string, send []byte)
 			send = send[n:]
 		}
 	}()
-	got, err := listen(c.in, false)
+	got, err := hear(c.in, false)
 	_ = c.NetConn().Close()
 	if err != nil {
 		t.Errorf("after %+v: %v", got, err)

@@ -226,7 +226,7 @@ func TestAnyFragmentation(t *testing.T) {
 			}
 			rest = rest[n:]
 		}
-		got, err := listen(c.in, false)
+		got, err := hear(c.in, false)
 		if diff := cmp.Diff(want, got, cmp.AllowUnexported(said{})); err != nil || diff != "" {
 			rt.Fatalf("%v %s", err, diff)
 		}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -16,7 +17,13 @@ import (
 	"github.com/rollcall-dev/rollcall/internal/wire"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if kind := os.Getenv(footprint); kind != "" {
+		serveFootprint(kind)
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // serve runs f with the server's end of each session, until the test ends; it answers what Accept refuses.
 func serve(t testing.TB, f func(*Conn)) *httptest.Server {

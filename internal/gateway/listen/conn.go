@@ -51,13 +51,14 @@ func (p *Peer) Vouch(key string) {
 	c.leave = c.server.known.enter(key, c.raw.silent, c.abort).leave
 }
 
-// Hand lets f have the connection that the handler has hijacked (http.Hijacker). f runs when the handler has returned, in a fresh goroutine, so
-// that nothing of the request is kept: neither its memory nor the stack that grew with it. The connection is closed when f returns, or when the
-// handler does if it hands it to nobody.
+// Hand lets step have the connection that the handler has hijacked (http.Hijacker). step is called when the handler has returned, and again
+// until it returns false: to wait for one message and answer it. Then the connection is closed; it is closed when the handler returns if that
+// has handed it to nobody. Each call has a fresh goroutine, so that neither the request nor a stack that grew with a message is kept while the
+// connection waits: half of a goroutine that has served one message is stack that it does not need to wait.
 //
 // A connection that was handed over has no deadline, and no reader of this package. It keeps its place among those that were vouched for, and
-// loses it to nobody because it is silent. Shutdown waits for f as for a request under way, and then ends the connection.
-func (p *Peer) Hand(f func()) { p.conn.next = f }
+// loses it to nobody because it is silent. Shutdown waits for step as for a request under way, and then ends the connection.
+func (p *Peer) Hand(step func() (more bool)) { p.conn.step = step }
 
 // stream is what a conn needs of a *tls.Conn.
 type stream interface {
@@ -74,7 +75,7 @@ type conn struct {
 	handler http.Handler
 	leave   func() bool
 	vouched bool
-	next    func()      // has the connection after its handler; see Hand
+	step    func() bool // has the connection after its handler; see Hand
 	busy    atomic.Bool // a request is under way
 
 	first  byte // read ahead while idle
@@ -128,13 +129,25 @@ func (c *conn) serve() {
 		c.close()
 		return
 	}
-	f := c.next
-	c.next, c.handler = nil, nil
-	c.server.running.Go(func() {
-		defer c.close()
-		defer c.survive("A session could not go on.", func() {})
-		f()
-	})
+	c.handler = nil
+	c.server.running.Add(1)
+	go c.own()
+}
+
+// own calls step once, and lets another goroutine do it again.
+func (c *conn) own() {
+	more := false
+	defer func() {
+		if !more {
+			c.close()
+		}
+		c.server.running.Done()
+	}()
+	defer c.survive("A session could not go on.", func() {})
+	if more = c.step(); more {
+		c.server.running.Add(1)
+		go c.own()
+	}
 }
 
 // answerAll answers requests, and tells whether the connection is another's now.
@@ -162,7 +175,7 @@ func (c *conn) answerAll() (handed bool) {
 		keep, hijacked := c.exchange(in)
 		if hijacked {
 			in = nil // it may be in use
-			return c.next != nil
+			return c.step != nil
 		}
 		c.busy.Store(false)
 		if !keep {
@@ -221,7 +234,7 @@ func (c *conn) exchange(in *bufio.Reader) (keep, hijacked bool) {
 	survived := c.call(w, r.WithContext(c.server.ctx))
 	if w.hijacked {
 		if !survived {
-			c.next = nil
+			c.step = nil
 		}
 		return false, true
 	}

@@ -19,7 +19,7 @@ import (
 const upgrade = "GET /session HTTP/1.1\r\nHost: g\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n"
 
 // takeOver answers with 101 and lets f have the connection.
-func takeOver(t *testing.T, config Config, f func(*bufio.ReadWriter, io.ReadWriter)) (*Server, string) {
+func takeOver(t *testing.T, config Config, f func(*bufio.ReadWriter, io.ReadWriter) bool) (*Server, string) {
 	t.Helper()
 	var agents atomic.Int32
 	config.Welcome = func(_ *tls.ConnectionState, peer *Peer) http.Handler {
@@ -39,7 +39,7 @@ func takeOver(t *testing.T, config Config, f func(*bufio.ReadWriter, io.ReadWrit
 				t.Error("an answer was written after the hijack")
 			}
 			if f != nil {
-				peer.Hand(func() { f(buffered, conn) })
+				peer.Hand(func() bool { return f(buffered, conn) })
 			}
 		})
 	}
@@ -61,22 +61,26 @@ func connect(t *testing.T, addr, more string) (*tls.Conn, *bufio.Reader) {
 	return c, in
 }
 
-func echoLines(buffered *bufio.ReadWriter, conn io.ReadWriter) {
-	early, _ := buffered.Peek(buffered.Reader.Buffered())
-	_, _ = conn.Write(early)
-	_, _ = io.Copy(conn, conn)
+// echoLine is one step: a line and its echo, until one says that it is the last.
+func echoLine(buffered *bufio.ReadWriter, _ io.ReadWriter) bool {
+	line, err := buffered.ReadString('\n')
+	_, _ = buffered.WriteString(line)
+	return buffered.Flush() == nil && err == nil && line != "last\n"
 }
 
 // A session outlives every deadline of a request, keeps its place, and gets what came with its upgrade.
 func TestHandedOverConnection(t *testing.T) {
 	short := 50 * time.Millisecond
-	s, addr := takeOver(t, Config{IdleTimeout: short, BodyTimeout: short, WriteTimeout: short, HandshakeTimeout: time.Second}, echoLines)
+	s, addr := takeOver(t, Config{IdleTimeout: short, BodyTimeout: short, WriteTimeout: short, HandshakeTimeout: time.Second}, echoLine)
 	c, in := connect(t, addr, "early\n")
 	eventually(t, "the handover", func() bool { _, strangers, known := s.Count(); return strangers == 0 && known == 1 })
 	deadline := time.After(4 * short)
-	for _, line := range []string{"early\n", "hello\n", "again\n"} {
+	for _, line := range []string{"early\n", "hello\n", "again\n", "last\n"} {
 		if line == "again\n" {
 			<-deadline
+			if _, _, known := s.Count(); known != 1 {
+				t.Errorf("%d connections are counted", known)
+			}
 		}
 		if line != "early\n" {
 			if _, err := io.WriteString(c, line); err != nil {
@@ -87,10 +91,9 @@ func TestHandedOverConnection(t *testing.T) {
 			t.Fatalf("got %q, %v; want %q", got, err, line)
 		}
 	}
-	if _, _, known := s.Count(); known != 1 {
-		t.Errorf("%d connections are counted", known)
+	if _, err := in.ReadByte(); err != io.EOF {
+		t.Errorf("the connection goes on after the last step: %v", err)
 	}
-	_ = c.Close()
 	eventually(t, "the end", func() bool { _, _, known := s.Count(); return known == 0 })
 }
 
@@ -116,9 +119,10 @@ func TestHijackedAndHandedToNobody(t *testing.T) {
 // A drain waits for sessions as for requests, and then ends them: the server does not hang, and nothing is left running.
 func TestShutdownOfSessions(t *testing.T) {
 	ended := make(chan error, 1)
-	s, addr := takeOver(t, Config{}, func(_ *bufio.ReadWriter, conn io.ReadWriter) {
+	s, addr := takeOver(t, Config{}, func(_ *bufio.ReadWriter, conn io.ReadWriter) bool {
 		_, err := conn.Read(make([]byte, 1))
 		ended <- err
+		return false
 	})
 	_, in := connect(t, addr, "")
 	ctx, cancel := context.WithCancel(t.Context())
@@ -148,7 +152,7 @@ func TestShutdownOfSessions(t *testing.T) {
 func TestPanicInASession(t *testing.T) {
 	var log atomic.Pointer[string]
 	config := Config{Log: funcr.New(func(_, args string) { log.Store(&args) }, funcr.Options{})}
-	s, addr := takeOver(t, config, func(*bufio.ReadWriter, io.ReadWriter) { panic("on purpose") })
+	s, addr := takeOver(t, config, func(*bufio.ReadWriter, io.ReadWriter) bool { panic("on purpose") })
 	_, in := connect(t, addr, "")
 	if _, err := in.ReadByte(); err == nil {
 		t.Error("the connection goes on")
@@ -161,7 +165,7 @@ func TestPanicInASession(t *testing.T) {
 
 // However many there are: who is in a session loses it to no newcomer for having been silent.
 func TestFullOfSessions(t *testing.T) {
-	s, addr := takeOver(t, Config{MaxConnections: 1}, echoLines)
+	s, addr := takeOver(t, Config{MaxConnections: 1}, echoLine)
 	c, in := connect(t, addr, "")
 	eventually(t, "the handover", func() bool { _, _, known := s.Count(); return known == 1 })
 	<-time.After(2 * patience)

@@ -81,8 +81,8 @@ func New(config Config) *Hub {
 func (h *Hub) since(now time.Time) time.Duration { return now.Sub(h.start) }
 
 // Open begins a session on a connection of an agent that was authenticated with these credentials. The agent's first message says which of its
-// sessions it is. serve reads its messages until it is over, and must be called.
-func (h *Hub) Open(conn Conn, credentials auth.Credentials, agent *heartbeat.Agent, address netip.Addr, now time.Time) (serve func()) {
+// sessions it is. step waits for a message and answers it, and must be called until it returns false: then the session is over.
+func (h *Hub) Open(conn Conn, credentials auth.Credentials, agent *heartbeat.Agent, address netip.Addr, now time.Time) (step func() (more bool)) {
 	s := &Session{hub: h, conn: conn, credentials: credentials, agent: agent, address: address}
 	s.due = h.due(s, now)
 	s.last.Store(int64(h.since(now)))
@@ -90,16 +90,17 @@ func (h *Hub) Open(conn Conn, credentials auth.Credentials, agent *heartbeat.Age
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.draining {
-		return func() {
+		return func() bool {
 			defer conn.CloseNow()
 			conn.Close(draining(time.Second).Close())
+			return false
 		}
 	}
 	s.index = len(h.all)
 	h.all = append(h.all, s)
 	h.running.Add(1)
 	h.metrics.opened.Inc()
-	return s.serve
+	return s.step
 }
 
 // up registers a session whose first heartbeat was accepted. It has won over any other of the same agent.

@@ -177,21 +177,24 @@ func malformed(detail string) *wire.Problem {
 	return &wire.Problem{Name: wire.Malformed, Detail: "The message is not acceptable: " + detail + "."}
 }
 
-// serve reads messages until the session is over.
-func (s *Session) serve() {
-	defer s.hub.running.Done()
-	defer s.conn.CloseNow()
-	for {
-		message, err := s.conn.Read()
-		if err != nil {
-			s.hub.lost(s, err)
-			return
+// step waits for a message and answers it. It tells whether the session goes on.
+func (s *Session) step() (more bool) {
+	defer func() {
+		if !more {
+			s.conn.CloseNow()
+			s.hub.running.Done()
 		}
-		if p := s.take(message); p != nil {
-			s.hub.refuse(s, p)
-			return
-		}
+	}()
+	message, err := s.conn.Read()
+	if err != nil {
+		s.hub.lost(s, err)
+		return false
 	}
+	if p := s.take(message); p != nil {
+		s.hub.refuse(s, p)
+		return false
+	}
+	return true
 }
 
 func (s *Session) take(message []byte) *wire.Problem {

@@ -242,7 +242,11 @@ func (w *world) openOf(n int, cert *auth.Certificate) *agent {
 
 func (w *world) start(a *agent, n int, cert *auth.Certificate) {
 	e, _ := w.book.EndpointByIdentity(idOf(n))
-	go w.hub.Open(a, auth.Credentials{Certificate: cert, EMS: true}, w.beats.Agent(e, time.Now()), home, time.Now())()
+	step := w.hub.Open(a, auth.Credentials{Certificate: cert, EMS: true}, w.beats.Agent(e, time.Now()), home, time.Now())
+	go func() {
+		for step() { // until it is over
+		}
+	}()
 }
 
 func (a *agent) JSON() bool { return a.text }
