@@ -114,11 +114,13 @@ func TestFleetComesBack(t *testing.T) {
 		timing: agent.DefaultTiming(), log: logr.Discard(), progress: io.Discard,
 	}
 	o.timing.RetryBase, o.timing.RetryMax = 50*time.Millisecond, 200*time.Millisecond
-	var restarted, back time.Time
+	var all, restarted, back time.Time
 	sum := live(t, o, func() bool {
 		connected := len(g.Sessions()) == count
 		switch {
-		case restarted.IsZero() && connected:
+		case all.IsZero() && connected:
+			all = time.Now()
+		case restarted.IsZero() && connected && time.Since(all) > time.Second: // it has seen that
 			g.Stop()
 			g.Start(f.ServerCA, fleettest.Serving(time.Now().Add(-time.Hour), time.Now().Add(time.Hour)))
 			restarted = time.Now()
