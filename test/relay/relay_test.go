@@ -299,7 +299,7 @@ func TestSwitchesUnderLoad(t *testing.T) {
 			}
 		})
 	}
-	for range 5 {
+	for range 3 {
 		for _, name := range []string{"block", "half-open", "cut=1ms", "half-open=all", "pass", "swallow", "pass", "half-open"} {
 			s.relay.Switch(mode(t, name))
 			if c, err := s.dialWithin(t, 100*time.Millisecond, s.agent); err == nil {
