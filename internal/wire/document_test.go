@@ -1,10 +1,13 @@
 package wire
 
 import (
+	"errors"
 	"os"
 	"regexp"
 	"strconv"
 	"testing"
+
+	agentv1 "github.com/rollcall-dev/rollcall/api/agent/v1"
 )
 
 // Authors of other agents rely on the table of problems in the document.
@@ -32,5 +35,54 @@ func TestDocumentedProblems(t *testing.T) {
 	}
 	if p, ok := ParseProblem(429, "application/problem+json", example[1]); !ok || p.Name != Throttled || p.RetryAfter.Seconds() != 30 {
 		t.Errorf("the document's example is read as %+v, %v", p, ok)
+	}
+}
+
+// Nor may the table of close codes and the code drift apart.
+func TestDocumentedCloseCodes(t *testing.T) {
+	doc, err := os.ReadFile("../../docs/protocol.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	documented := map[CloseCode]bool{CloseNoStatus: true, CloseAbnormal: true} // never sent
+	reasons := regexp.MustCompile("`([a-z-]+)`")
+	for _, m := range regexp.MustCompile(`(?m)^\| ([14][0-9]{3})(?:, ([0-9]{4}))? \| ([^|]*) \|`).FindAllSubmatch(doc, -1) {
+		code, _ := strconv.ParseUint(string(m[1]), 10, 16)
+		second, _ := strconv.ParseUint(string(m[2]), 10, 16)
+		documented[CloseCode(code)], documented[CloseCode(second)] = true, true
+		for _, reason := range reasons.FindAllSubmatch(m[3], -1) {
+			if name := Name(reason[1]); closeCodes[name] != CloseCode(code) && codeNames[CloseCode(code)] != name {
+				t.Errorf("the document has %s with the code %d, the table %d", name, code, closeCodes[name])
+			}
+		}
+	}
+	for name, code := range closeCodes {
+		if !documented[code] {
+			t.Errorf("%d, of %s, is not in the document", code, name)
+		}
+	}
+	for code, name := range codeNames {
+		if !documented[code] {
+			t.Errorf("%d, which stands for %s, is not in the document", code, name)
+		}
+	}
+}
+
+func TestDocumentedMessages(t *testing.T) {
+	doc, err := os.ReadFile("../../docs/protocol.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	example := regexp.MustCompile("(?s)```json session\n(.*?)\n(.*?)\n```").FindSubmatch(doc)
+	if example == nil {
+		t.Fatal("the document has no example of messages")
+	}
+	var agent agentv1.AgentMessage
+	var server agentv1.ServerMessage
+	if err := errors.Join(JSON.Unmarshal(example[1], &agent), CheckAgentMessage(&agent), JSON.Unmarshal(example[2], &server), CheckServerMessage(&server)); err != nil {
+		t.Error(err)
+	}
+	if server.GetRe() != agent.GetId() || agent.GetHeartbeat().GetAgent().GetSessionNumber() != 1 || server.GetHeartbeatReply() == nil {
+		t.Errorf("the example is read as %v and %v", &agent, &server)
 	}
 }
