@@ -46,7 +46,7 @@ func TestDocumentedCloseCodes(t *testing.T) {
 	}
 	documented := map[CloseCode]bool{CloseNoStatus: true, CloseAbnormal: true} // never sent
 	reasons := regexp.MustCompile("`([a-z-]+)`")
-	for _, m := range regexp.MustCompile(`(?m)^\| ([14][0-9]{3})(?:, ([0-9]{4}))? \| ([^|]*) \|`).FindAllSubmatch(doc, -1) {
+	for _, m := range regexp.MustCompile(`(?m)^\| ([14][0-9]{3})(?:, ([0-9]{4}))? \|([^|]*)\|`).FindAllSubmatch(doc, -1) {
 		code, _ := strconv.ParseUint(string(m[1]), 10, 16)
 		second, _ := strconv.ParseUint(string(m[2]), 10, 16)
 		documented[CloseCode(code)], documented[CloseCode(second)] = true, true
