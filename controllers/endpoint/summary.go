@@ -94,7 +94,12 @@ func driftMessage(inSync metav1.Condition) string {
 func channelMessage(f *facts) string {
 	connection, agent := f.Status.Connection, f.Status.Agent
 	unwanted := f.policy != nil && f.policy.Spec.CommandChannel != nil && f.policy.Spec.CommandChannel.Mode == v1alpha1.CommandChannelHeartbeatOnly
-	if connection == nil || connection.Channel == v1alpha1.ChannelWebSocket || unwanted {
+	switch {
+	case connection == nil || unwanted:
+		return ""
+	case connection.Channel == v1alpha1.ChannelWebSocket && connection.Error != "":
+		return fmt.Sprintf("the websocket does not last: %s", connection.Error)
+	case connection.Channel == v1alpha1.ChannelWebSocket:
 		return ""
 	}
 	if agent != nil {

@@ -209,7 +209,8 @@ func TestSummary(t *testing.T) {
 		{"the first that has one", []fact{version("6.1.0")}, "Online", ""},
 		{"an agent that names no version", []fact{version("")}, "Online", ""},
 		{"no websocket", []fact{noWebsocket}, "Online", "no websocket: the upgrade was answered with 403; actions wait for heartbeats"},
-		{"a websocket", []fact{noWebsocket, session}, "Online", ""},
+		{"a websocket", []fact{session}, "Online", ""},
+		{"a websocket, and those before it did not last", []fact{noWebsocket, session}, "Online", "the websocket does not last: the upgrade was answered with 403"},
 		{"a session that has ended", []fact{now(60), sessionEnded(55, "")}, "Online", "its session has ended; offline if no heartbeat comes by 2026-11-24 12:02:56Z"},
 		{"a session whose gateway is gone", []fact{now(60), sessionEnded(55, "its gateway is gone")}, "Online", "no websocket: its gateway is gone; actions wait for heartbeats"},
 	} {

@@ -101,7 +101,7 @@ func (e *Engine) take(ctx context.Context, event session.Event) {
 // sendBeat sends a heartbeat on the websocket. Its answer ends the task.
 func (e *Engine) sendBeat(ctx context.Context) {
 	beat, tags := e.compose(ctx)
-	beat.Agent.SessionNumber = e.session.Number()
+	beat.Agent.SessionNumber, beat.SessionError = e.session.Number(), wire.CutText(e.session.View().Phrase(), wire.MaxText)
 	e.telling, e.overHTTPS = tags, false
 	id := e.session.Send(e.boot(), true, e.Random())
 	e.say(ctx, &agentv1.AgentMessage{Id: id, Body: &agentv1.AgentMessage_Heartbeat{Heartbeat: beat}})

@@ -115,6 +115,7 @@ func (s *snapshot) channel(boot time.Duration) status.Websocket {
 	if v.Phase == session.Up {
 		out.Subprotocol = wire.Subprotocol
 		out.RoundTripMilliseconds, out.RoundTripSecondsAgo = new(float64(v.RoundTrip)/float64(time.Millisecond)), new(seconds(boot-v.Measured))
+		out.Error = v.Phrase()
 		return out
 	}
 	out.Attempt = v.Failures + 1

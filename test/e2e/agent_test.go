@@ -15,13 +15,26 @@ import (
 type realAgent struct {
 	*local.Process
 	bin, dir string
+	program  string
 	args     []string
 }
 
 // startAgent starts the shipped agent with a token, as its systemd unit would.
 func (s *system) startAgent(t testing.TB, name, token string, args ...string) *realAgent {
 	t.Helper()
-	dir := filepath.Join(t.TempDir(), name)
+	return s.startProgram(t, "rollcall-agent", name, token, args...)
+}
+
+// startProgram is startAgent with an agent of another version.
+func (s *system) startProgram(t testing.TB, program, name, token string, args ...string) *realAgent {
+	t.Helper()
+	return s.startAgentIn(t, t.TempDir(), program, name, token, args...)
+}
+
+// startAgentIn keeps its state in a directory below parent.
+func (s *system) startAgentIn(t testing.TB, parent, program, name, token string, args ...string) *realAgent {
+	t.Helper()
+	dir := filepath.Join(parent, name)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -29,7 +42,7 @@ func (s *system) startAgent(t testing.TB, name, token string, args ...string) *r
 	if err := os.WriteFile(file, []byte(token), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	a := &realAgent{bin: s.Bin, dir: dir, args: append([]string{
+	a := &realAgent{bin: s.Bin, dir: dir, program: program, args: append([]string{
 		"run", "--state-dir=" + dir, "--server=https://" + s.GatewayAddress, "--token-file=" + file,
 	}, args...)}
 	a.start(t)
@@ -46,7 +59,7 @@ func (s *system) startAgent(t testing.TB, name, token string, args ...string) *r
 func (a *realAgent) start(t testing.TB) {
 	t.Helper()
 	var err error
-	if a.Process, err = local.Start("agent", filepath.Join(a.dir, "..", "agent.log"), filepath.Join(a.bin, "rollcall-agent"), a.args...); err != nil {
+	if a.Process, err = local.Start("agent", filepath.Join(a.dir, "..", "agent.log"), filepath.Join(a.bin, a.program), a.args...); err != nil {
 		t.Fatal(err)
 	}
 }

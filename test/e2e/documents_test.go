@@ -36,6 +36,7 @@ var (
 		"kubectl get secret <name>-token -o go-template='{{.data.install | base64decode}}'",
 		"echo 'ret1.…' | sudo rollcall-agent install --server https://gateway.example.com:8443 --token-file -",
 		"cytool status",
+		"cytool status -o json",
 		"sudo cytool status",
 		"cytool checkin",
 		"cytool websocket",

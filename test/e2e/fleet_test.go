@@ -60,7 +60,7 @@ func TestFleet(t *testing.T) {
 	})
 	t.Run("an endpoint takes 3 KB at most", func(t *testing.T) { endpointSize(t, n) })
 
-	w := watchFleet(t, n)
+	w := watchFleet(t, n, fleetSize)
 	t.Run("kill -9 of the gateway shows nobody offline", func(t *testing.T) {
 		s.gateway.Kill()
 		// away for longer than an offline deadline, so that only knowing better keeps them online
@@ -132,13 +132,14 @@ func beatsAgain(t *testing.T, n *tenant) {
 
 // fleetWatch remembers every state that a watch on all Endpoints of a namespace has shown, across an API server's absence.
 type fleetWatch struct {
+	size   int // how many endpoints there are
 	mu     sync.Mutex
 	states map[string]map[string]time.Time // endpoint, summary, first seen
 	events int
 }
 
-func watchFleet(t testing.TB, n *tenant) *fleetWatch {
-	w := &fleetWatch{states: map[string]map[string]time.Time{}}
+func watchFleet(t testing.TB, n *tenant, size int) *fleetWatch {
+	w := &fleetWatch{size: size, states: map[string]map[string]time.Time{}}
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() {
@@ -152,15 +153,10 @@ func watchFleet(t testing.TB, n *tenant) *fleetWatch {
 
 // once lists and watches until the API server hangs up.
 func (w *fleetWatch) once(ctx context.Context, n *tenant) {
-	cmd := exec.CommandContext(ctx, n.sys.api.KubectlPath, "--kubeconfig", n.Kubeconfig, "get", "fep", "--watch",
-		"-o", `jsonpath={.metadata.name} {.status.summary}{"\n"}`)
-	out, err := cmd.StdoutPipe()
-	if err != nil || cmd.Start() != nil {
-		return
-	}
-	for r := bufio.NewScanner(out); r.Scan(); {
-		name, summary, _ := strings.Cut(r.Text(), " ")
+	follow(ctx, n, "{.metadata.name} {.status.summary}", func(line string) {
+		name, summary, _ := strings.Cut(line, " ")
 		w.mu.Lock()
+		defer w.mu.Unlock()
 		w.events++
 		if w.states[name] == nil {
 			w.states[name] = map[string]time.Time{}
@@ -168,17 +164,28 @@ func (w *fleetWatch) once(ctx context.Context, n *tenant) {
 		if _, seen := w.states[name][summary]; !seen {
 			w.states[name][summary] = time.Now()
 		}
-		w.mu.Unlock()
+	})
+}
+
+// follow lists and watches all Endpoints of a namespace with kubectl until the API server hangs up, and calls f with what columns make of each.
+func follow(ctx context.Context, n *tenant, columns string, f func(line string)) {
+	cmd := exec.CommandContext(ctx, n.sys.api.KubectlPath, "--kubeconfig", n.Kubeconfig, "get", "fep", "--watch", "-o", "jsonpath="+columns+`{"\n"}`)
+	out, err := cmd.StdoutPipe()
+	if err != nil || cmd.Start() != nil {
+		return
 	}
-	_ = cmd.Wait()
+	for r := bufio.NewScanner(out); r.Scan(); {
+		f(r.Text())
+	}
+	_ = cmd.Wait() // it was told to stop, or the API server has
 }
 
 func (w *fleetWatch) nobodyOffline(t *testing.T) {
 	t.Helper()
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if len(w.states) < fleetSize {
-		t.Errorf("the watch has seen %d endpoints of %d", len(w.states), fleetSize)
+	if len(w.states) < w.size {
+		t.Errorf("the watch has seen %d endpoints of %d", len(w.states), w.size)
 	}
 	unknown := 0
 	for name, states := range w.states {

@@ -19,7 +19,10 @@ type Program struct {
 	Flags []string
 }
 
-// Programs are all that tests run: what is shipped, and two variations.
+// OldAgent is an agent that is too old for the websocket.
+const OldAgent = "rollcall-agent-6.0.4"
+
+// Programs are all that tests run: what is shipped, and some variations.
 var Programs = []Program{
 	{Name: "rollcall-manager", Package: "./cmd/manager"},
 	{Name: "rollcall-gateway", Package: "./cmd/gateway"},
@@ -27,6 +30,7 @@ var Programs = []Program{
 	{Name: "cytool", Package: "./cmd/cytool"},
 	{Name: "fleetsim", Package: "./cmd/fleetsim"},
 	{Name: "rollcall-relay", Package: "./test/relay/cmd"},
+	{Name: OldAgent, Package: "./cmd/agent", Flags: []string{"-ldflags=-X github.com/rollcall-dev/rollcall/internal/agent.Version=6.0.4"}},
 	{Name: "rollcall-manager-faults", Package: "./cmd/manager", Flags: []string{"-tags=faults"}},
 }
 

@@ -1365,7 +1365,8 @@ type Heartbeat struct {
 	SpooledEvents uint64 `protobuf:"varint,20,opt,name=spooled_events,json=spooledEvents,proto3" json:"spooled_events,omitempty"`
 	// journal_full: the agent takes no action until old ones are settled.
 	JournalFull bool `protobuf:"varint,21,opt,name=journal_full,json=journalFull,proto3" json:"journal_full,omitempty"`
-	// session_error is why there is no websocket: "the upgrade was answered with 403". Empty if there is one, or none is wanted.
+	// session_error is why there is no websocket: "the upgrade was answered with 403". On a websocket, why those before it ended, until it has
+	// lasted for a minute, if there were at least two in a row that did not. Empty if all is well, or none is wanted.
 	SessionError  string `protobuf:"bytes,22,opt,name=session_error,json=sessionError,proto3" json:"session_error,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -25,6 +25,9 @@ const Never = time.Duration(math.MaxInt64)
 // failuresToDegrade in a row send heartbeats by HTTPS.
 const failuresToDegrade = 3
 
+// briefToTell sessions in a row that did not last are told of while there is the next. One alone is nothing to read about.
+const briefToTell = 2
+
 // Machine is an agent's websocket as the agent knows it. Times are since boot, sleep included; random values are in [0,1).
 type Machine struct {
 	// Timing may be changed at any time. PingInterval is the policy's, 0 for Timing.Ping.
@@ -37,6 +40,8 @@ type Machine struct {
 	over     uint64 // of the last attempt that is over
 	failures int    // in a row
 	end      *End   // why there is no session; nil while nothing went wrong
+	brief    int    // sessions in a row that were up and did not last
+	briefEnd *End   // why the last of them did not
 	since    time.Duration
 	due      time.Duration // the next attempt
 
@@ -83,6 +88,7 @@ const (
 func (m *Machine) Want(now time.Duration, wanted bool) {
 	if wanted && !m.wanted {
 		m.failures, m.end, m.since, m.due = 0, nil, now, now
+		m.brief, m.briefEnd = 0, nil
 	}
 	m.wanted = wanted
 }
@@ -169,12 +175,19 @@ func (m *Machine) Received(now time.Duration, re uint64) (beat bool) {
 	if !q.asleep {
 		m.roundTrip, m.measured = max(0, now-q.at), now
 	}
-	if q.beat && m.phase == Opening {
-		m.phase, m.since, m.end = Up, now, nil
+	switch {
+	case q.beat && m.phase == Opening:
+		m.phase, m.since = Up, now
 		m.opened++
+		m.end = nil
+	case m.phase == Up && now-m.since >= m.Timing.Stable:
+		m.lasts()
 	}
 	return q.beat
 }
+
+// lasts makes good what was before.
+func (m *Machine) lasts() { m.failures, m.brief, m.briefEnd = 0, 0, nil }
 
 // Slept says that the machine was asleep until now: what is unanswered has its time again, and a ping finds out at once whether the other
 // side is still there. After more than the silence that either side bears it is not, and Due says so.
@@ -191,10 +204,13 @@ func (m *Machine) Ended(now time.Duration, e End, beside bool, random float64) (
 	before := m.Degraded()
 	if m.phase == Up {
 		if now-m.since >= m.Timing.Stable {
-			m.failures = 0
+			m.lasts()
 		}
 		if e.Kind != Left {
 			m.lost++
+		}
+		if now-m.since < m.Timing.Stable && e.Kind != Left && !slices.Contains(busy, e.Name()) {
+			m.brief, m.briefEnd = m.brief+1, &e
 		}
 		m.since = now
 	}
@@ -282,6 +298,9 @@ type View struct {
 	Failures int
 	End      *End
 	Due      time.Duration
+	// Brief sessions in a row did not last, the last of them with BriefEnd.
+	Brief    int
+	BriefEnd *End
 	// RoundTrip was measured at a moment, 0 for not yet.
 	RoundTrip, Measured time.Duration
 	// Opened and Lost count sessions since the start.
@@ -292,14 +311,21 @@ type View struct {
 func (m *Machine) View() View {
 	return View{
 		Phase: m.phase, Wanted: m.wanted, Since: m.since, Failures: m.failures, End: m.end, Due: m.due, RoundTrip: m.roundTrip, Measured: m.measured,
-		Opened: m.opened, Lost: m.lost,
+		Opened: m.opened, Lost: m.lost, Brief: m.brief, BriefEnd: m.briefEnd,
 	}
 }
 
-// Phrase says why there is no session where one is wanted, "" if there is one, or nothing went wrong yet.
+// Phrase says why there is no session where one is wanted, or, of one that has not lasted yet, why those before did not; "" if nothing is
+// wrong.
 func (v View) Phrase() string {
-	if !v.Wanted || v.Phase == Up || v.End == nil {
+	switch {
+	case !v.Wanted:
+		return ""
+	case v.Phase < Opening && v.End != nil:
+		return v.End.Phrase
+	case v.Phase >= Opening && v.Brief >= briefToTell:
+		return v.BriefEnd.Phrase
+	default:
 		return ""
 	}
-	return v.End.Phrase
 }

@@ -184,6 +184,12 @@ func TestFailuresInARow(t *testing.T) {
 		if m.failures != i+1 || m.Degraded() != (i >= 2) {
 			t.Errorf("after %d sessions of 59s: %d failures, degraded %t", i+1, m.failures, m.Degraded())
 		}
+		m.Dial()
+		m.Opened(start)
+		if v := m.View(); (v.Phrase() == "cut") != (i >= 1) {
+			t.Errorf("while the next begins after %d sessions of 59s it says %q", i+1, v.Phrase())
+		}
+		m.Ended(start, End{Kind: Left}, false, 0)
 	}
 	session(m, start, time.Minute)
 	if m.failures != 1 || m.Degraded() {

@@ -32,6 +32,9 @@ func (c Channel) connection(l *lines) {
 		if c.RoundTripMilliseconds != nil {
 			l.add("Round trip", "%s ms, measured %s ago", milliseconds(*c.RoundTripMilliseconds), span(*c.RoundTripSecondsAgo))
 		}
+		if c.Error != "" {
+			l.prose("Does not last", c.Error+": so ended the one before")
+		}
 	}
 	l.add("Last heartbeat", "%s", c.Heartbeat)
 }

@@ -16,6 +16,8 @@ func TestChannelText(t *testing.T) {
 		Detail:  "the server, or a proxy on the way, answered the upgrade with 403 Forbidden",
 		Attempt: 6, NextAttemptInSeconds: new(int64(37)),
 	}
+	flapping := online()
+	flapping.Websocket.Error = "no answer came for 20s"
 	silent := online()
 	silent.Websocket = Websocket{State: Disconnected, ForSeconds: new(int64(1)), Error: "no answer came for 20s", Attempt: 2}
 	old := blocked
@@ -33,6 +35,13 @@ func TestChannelText(t *testing.T) {
 Server           wss://127.0.0.1:8443/agent/v1/session   (gateway gw-5c9d7-x2k7q)
 Transport        TLS 1.2, ECDHE-ECDSA-AES128-GCM-SHA256, mutual; v1.agent.rollcall.dev; no proxy
 Round trip       0.4 ms, measured 11s ago
+Last heartbeat   6s ago, accepted; next in 9s
+`},
+		"flapping": {flapping, `Websocket        connected for 3m12s
+Server           wss://127.0.0.1:8443/agent/v1/session   (gateway gw-5c9d7-x2k7q)
+Transport        TLS 1.2, ECDHE-ECDSA-AES128-GCM-SHA256, mutual; v1.agent.rollcall.dev; no proxy
+Round trip       0.4 ms, measured 11s ago
+Does not last    no answer came for 20s: so ended the one before
 Last heartbeat   6s ago, accepted; next in 9s
 `},
 		"blocked": {blocked, `Websocket        disconnected for 58s: actions arrive with the next heartbeat, in 4s

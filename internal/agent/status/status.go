@@ -143,7 +143,7 @@ type Websocket struct {
 	// RoundTripMilliseconds from a message to its answer, and when that was measured; absent where it was not.
 	RoundTripMilliseconds *float64 `json:"roundTripMilliseconds,omitempty"`
 	RoundTripSecondsAgo   *int64   `json:"roundTripSecondsAgo,omitempty"`
-	// Error is why there is none, in the words that the Endpoint has in its status; Detail says more, where there is more to say.
+	// Error is why there is none, or why those before it did not last, in the words that the Endpoint has in its status; Detail says more, where there is more to say.
 	Error  string `json:"error,omitempty"`
 	Detail string `json:"detail,omitempty"`
 	// Attempt is the number of the next one, or of the one under way, counted from when there was none any more. NextAttemptInSeconds is

@@ -148,9 +148,7 @@ func instanceOf(m *agentv1.Heartbeat) store.Instance {
 // report writes what has changed, and now and then that the endpoint was there. A session is refreshed by Refresh instead.
 func (s *Service) report(a *Agent, e store.Endpoint, next store.Connection, m *agentv1.Heartbeat, via Via, now time.Time) {
 	next = s.through(next, via, now)
-	if !via.Session {
-		next.Error = wire.CutText(m.GetSessionError(), maxMessage)
-	}
+	next.Error = wire.CutText(m.GetSessionError(), maxMessage)
 	r := store.Report{Ref: e.Ref, Seen: now, Replaces: e.Connection}
 	r.Agent, r.Inventory = s.changedBlocks(a, e, m)
 	a.refresh = e.LastSeen.Add(refreshAfter(e))
