@@ -87,7 +87,7 @@ func (b *bench) world(ctx context.Context) (*world, error) {
 	if b.fleetOf != nil {
 		return b.fleetOf, nil
 	}
-	w, err := b.system(ctx, "fleet")
+	w, err := b.system(ctx, "fleet", "--csr-retention=1s")
 	if err != nil {
 		return nil, err
 	}
@@ -124,7 +124,8 @@ func (w *world) enrol(ctx context.Context, n int) (err error) {
 	if err := w.start(ctx, "--write-rate=500"); err != nil {
 		return err
 	}
-	sim, err := w.Fleetsim(w.token, w.states, n, "--websocket=false")
+	// no faster than the manager, and whoever is told to come again does soon
+	sim, err := w.Fleetsim(w.token, w.states, n, "--websocket=false", "--start-rate=80", "--retry-max=5s")
 	if err != nil {
 		return err
 	}

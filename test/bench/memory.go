@@ -19,10 +19,11 @@ const (
 	requestBytes, replyBytes = 420, 560
 )
 
-// held is what a server holds, per connected agent.
-type held struct {
-	each  float64 // bytes
-	notes string
+// held is what a server holds, in bytes per connected agent: in all, and of it by Go's own account.
+type held struct{ each, heap, stacks float64 }
+
+func (h held) String() string {
+	return fmt.Sprintf("%.1f KB, of which %.1f heap and %.1f stacks", h.each/1e3, h.heap/1e3, h.stacks/1e3)
 }
 
 // memory connects as many agents to each server, one server after the other, and compares what each holds once it is at rest.
@@ -50,7 +51,8 @@ func (b *bench) memory(ctx context.Context) ([]table.Row, error) {
 	}
 	row := besideRow("memory", fmt.Sprintf("memory per connected agent, at %d", b.agents), got, func(h held) (float64, string) { return h.each / 1e3, "%.1f KB" })
 	row.Goal = table.AtMost(row.Ratio, 1.2, "×")
-	row.Notes = append(row.Notes, got[drill.Session].notes)
+	row.Notes = append(row.Notes, fmt.Sprintf("the gateway: %s; raw: %s; opamp-go: %s",
+		got[drill.Session], got[drill.Raw], got[drill.OpAMP]))
 	if row.Goal.Missed() { // once more, with a gateway that remembers who took what
 		w.stopGateway()
 		if w.gateway, err = w.Gateway(ctx, rig.Ready, append([]string{rig.Sampled}, rig.Unhurried...)...); err != nil {
@@ -91,17 +93,21 @@ func (b *bench) held(ctx context.Context, crowd *rig.Crowd, kind drill.Kind, siz
 	if err != nil {
 		return held{}, err
 	}
-	heap := b.fleetOf.heap(ctx, kind)
+	heap, err := server.Account(ctx)
+	if err != nil {
+		return held{}, err
+	}
 	open.Count = b.agents - warmUp
 	after, err := b.fill(ctx, crowd, open, server)
 	if err != nil {
 		return held{}, err
 	}
-	h := held{each: float64(after-before) / float64(open.Count)}
-	if now := b.fleetOf.heap(ctx, kind); kind == drill.Session {
-		per := func(i int) float64 { return (now[i] - heap[i]) / float64(open.Count) / 1e3 }
-		h.notes = fmt.Sprintf("of the gateway's, %.1f KB are heap and %.1f KB stacks", per(0), per(1))
+	now, err := server.Account(ctx)
+	if err != nil {
+		return held{}, err
 	}
+	n := float64(open.Count)
+	h := held{float64(after-before) / n, (now.Heap - heap.Heap) / n, (now.Stacks - heap.Stacks) / n}
 	r, err := crowd.Do(drill.Order{Deed: drill.Beat, Kind: kind, Workers: 1, Time: 100 * time.Millisecond})
 	if err != nil {
 		return held{}, err
@@ -140,15 +146,4 @@ func (b *bench) server(ctx context.Context, kind drill.Kind, reply int) (s rig.S
 		return nil, "", nil, err
 	}
 	return subject, subject.Address, subject.Kill, nil
-}
-
-// heap is what Go's runtime says of a gateway: bytes of the heap in use, and of stacks.
-func (w *world) heap(ctx context.Context, kind drill.Kind) (bytes [2]float64) {
-	if kind != drill.Session {
-		return bytes
-	}
-	for i, name := range []string{"go_memstats_heap_inuse_bytes", "go_memstats_stack_inuse_bytes"} {
-		bytes[i], _ = w.gateway.Metric(ctx, name) // a note, for people
-	}
-	return bytes
 }

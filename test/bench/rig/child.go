@@ -1,6 +1,7 @@
 package rig
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/rollcall-dev/rollcall/hack/local"
 	"github.com/rollcall-dev/rollcall/test/bench/drill"
+	"github.com/rollcall-dev/rollcall/test/bench/subject"
 )
 
 // Subject is a server that the gateway is measured beside.
@@ -43,6 +45,19 @@ func (p *PKI) Subject(ctx context.Context, bin, logs, program string, reply int)
 		s.Address = line
 		return err
 	})
+}
+
+// Account reads what the server has logged when it last collected.
+func (s *Subject) Account(context.Context) (a Account, err error) {
+	b, err := os.ReadFile(s.Log)
+	if err != nil {
+		return a, err
+	}
+	line := string(b[bytes.LastIndex(b, []byte(subject.Collected))+1:])
+	if _, err := fmt.Sscanf(line, subject.Collected[1:]+"%g %g", &a.Heap, &a.Stacks); err != nil {
+		return a, fmt.Errorf("%s has not collected: %w", s.Name, err)
+	}
+	return a, nil
 }
 
 // Crowd is the process of clients.

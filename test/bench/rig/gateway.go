@@ -126,6 +126,20 @@ func (g *Gateway) written(ctx context.Context, name string) error {
 type Server interface {
 	PID() int
 	Signal(s syscall.Signal) error
+	// Account is what Go's runtime says of its memory, after a collection.
+	Account(ctx context.Context) (Account, error)
+}
+
+// Account of a process' memory, in bytes that are in use.
+type Account struct{ Heap, Stacks float64 }
+
+// Account asks the gateway's metrics.
+func (g *Gateway) Account(ctx context.Context) (a Account, err error) {
+	if a.Heap, err = g.Metric(ctx, "go_memstats_heap_alloc_bytes"); err != nil {
+		return a, err
+	}
+	a.Stacks, err = g.Metric(ctx, "go_memstats_stack_inuse_bytes")
+	return a, err
 }
 
 // Collected is what a server holds when all that it does not use was given back.

@@ -129,7 +129,7 @@ func (s *System) Token(ctx context.Context) (string, error) {
 func (s *System) Fleetsim(token, dir string, count int, args ...string) (*local.Process, error) {
 	return local.Start("fleetsim", s.Log("fleetsim"), filepath.Join(s.local.Bin, "fleetsim"), append([]string{
 		"--server=https://" + s.local.GatewayAddress, "--token-file=" + token, "--count=" + strconv.Itoa(count),
-		"--state-dir=" + dir, "--enrolled-file=" + filepath.Join(dir, "enrolled"), "--start-rate=500",
+		"--state-dir=" + dir, "--enrolled-file=" + filepath.Join(dir, "enrolled"),
 	}, args...)...)
 }
 

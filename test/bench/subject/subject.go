@@ -54,6 +54,9 @@ func config(pair tls.Certificate) *tls.Config {
 // Announce tells the bench where the server listens.
 func Announce(out io.Writer, address string) { fmt.Fprintln(out, address) }
 
+// Collected begins the line that a server logs after it has collected: bytes of the heap and of stacks.
+const Collected = "collected: "
+
 // CollectOnSignal gives back what is not in use whenever SIGUSR1 comes, as the gateway does that is built for the bench. A collection halves
 // a stack at most, and takes two to empty a pool.
 func CollectOnSignal() {
@@ -65,6 +68,9 @@ func CollectOnSignal() {
 				runtime.GC()
 			}
 			debug.FreeOSMemory()
+			var m runtime.MemStats
+			runtime.ReadMemStats(&m)
+			fmt.Fprintf(os.Stderr, "%s%d %d\n", Collected, m.HeapAlloc, m.StackInuse)
 		}
 	}()
 }
