@@ -121,18 +121,14 @@ func (c *crowd) pace(o drill.Order) (drill.Report, error) {
 	return t.report(clients), nil
 }
 
-// reconnect opens sessions that are closed at once.
+// reconnect opens a session of each of Count agents, which is closed at once.
 func (c *crowd) reconnect(o drill.Order) (drill.Report, error) {
-	agents := c.agents[min(o.Skip, len(c.agents)):]
-	if len(agents) < o.Workers {
-		return drill.Report{}, errors.New("there are fewer agents than workers")
+	if o.Skip+o.Count > len(c.agents) {
+		return drill.Report{}, errors.New("there are not as many agents")
 	}
 	t := c.share(o, func(t *tally, worker int) {
-		for done, i := worker, worker; done < o.Count; done, i = done+o.Workers, i+o.Workers {
-			if i >= len(agents) {
-				i = worker
-			}
-			t.time(func() error { return c.once(o, agents[i], t) })
+		for i := worker; i < o.Count; i += o.Workers {
+			t.time(func() error { return c.once(o, c.agents[o.Skip+i], t) })
 		}
 	})
 	return t.report(nil), nil

@@ -22,7 +22,7 @@ const (
 	Open      Deed = "open"      // connect Count clients and keep them
 	Beat      Deed = "beat"      // heartbeats in a closed loop, Workers at once, for Time
 	Pace      Deed = "pace"      // heartbeats at Rate a second, for Time, each timed
-	Reconnect Deed = "reconnect" // Count connections, one after the other by Workers, each closed at once
+	Reconnect Deed = "reconnect" // Count agents connect once, one after the other by Workers, and are closed at once
 	Close     Deed = "close"     // close them all
 	Attack    Deed = "attack"    // Count hostile clients, until the next deed
 )
