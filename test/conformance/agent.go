@@ -36,6 +36,8 @@ type agent struct {
 
 	instance string
 	epoch    number
+	attempts number // at a session, in this start
+	over     number // the last of them that is over
 	clock    clock
 	assigned assignment
 	policy   policy
@@ -59,6 +61,7 @@ func (c clock) now() time.Time {
 func (a *agent) start() {
 	a.epoch++
 	a.instance, a.started = randomHex(16), time.Now()
+	a.attempts, a.over = 0, 0
 	a.send = []string{"SECTION_CAPABILITIES", "SECTION_INVENTORY"}
 }
 
@@ -198,7 +201,7 @@ func (a *agent) judge(cert *x509.Certificate, key *ecdsa.PrivateKey) (identity s
 // beat is the heartbeat that is due.
 func (a *agent) beat() heartbeat {
 	h := heartbeat{
-		Agent:  &agentInfo{Version: agentVersion, Platform: runtime.GOOS + "/" + runtime.GOARCH, InstanceID: a.instance, Epoch: a.epoch},
+		Agent:  &agentInfo{Version: agentVersion, Platform: runtime.GOOS + "/" + runtime.GOARCH, InstanceID: a.instance, Epoch: a.epoch, Session: a.over},
 		SentAt: time.Now().UTC().Format(time.RFC3339Nano), TrustVersion: number(a.trust.version), AssignmentIssuedAt: a.assigned.IssuedAt,
 		PolicyID: a.policy.PolicyID, PolicyRevision: a.policy.Revision, Vitals: &vitals{Uptime: seconds(time.Since(a.started))},
 		CapabilitiesTag: "none", InventoryTag: "1", RejectedOrders: a.rejected, LastRejection: a.last,

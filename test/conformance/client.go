@@ -62,7 +62,7 @@ type answer struct {
 	body   []byte
 }
 
-func (c *client) once(ctx context.Context, q call, limit int64) (*answer, error) {
+func (c *client) request(ctx context.Context, q call) (*http.Request, error) {
 	var body io.Reader
 	if q.body != nil {
 		body = bytes.NewReader(q.body)
@@ -88,10 +88,22 @@ func (c *client) once(ctx context.Context, q call, limit int64) (*answer, error)
 	for name, values := range q.header {
 		req.Header[name] = values
 	}
-	resp, err := c.http.Do(req)
+	return req, nil
+}
+
+func (c *client) once(ctx context.Context, q call, limit int64) (*answer, error) {
+	req, err := c.request(ctx, q)
 	if err != nil {
 		return nil, err
 	}
+	resp, err := c.http.Do(req) //nolint:bodyclose // consume closes it
+	if err != nil {
+		return nil, err
+	}
+	return consume(resp, limit)
+}
+
+func consume(resp *http.Response, limit int64) (*answer, error) {
 	defer func() { _ = resp.Body.Close() }() // only read
 	if resp.StatusCode >= 400 {
 		limit = 16 << 10
@@ -105,8 +117,12 @@ func (c *client) once(ctx context.Context, q call, limit int64) (*answer, error)
 
 // do repeats a request as long as the server asks to wait: 202, throttled, overloaded, draining, not ready.
 func (c *client) do(ctx context.Context, q call, limit int64) (*answer, error) {
+	return patiently(ctx, func() (*answer, error) { return c.once(ctx, q, limit) })
+}
+
+func patiently(ctx context.Context, ask func() (*answer, error)) (*answer, error) {
 	for n := 0; ; n++ {
-		a, err := c.once(ctx, q, limit)
+		a, err := ask()
 		if err != nil {
 			return nil, err
 		}
@@ -157,7 +173,7 @@ func (a *answer) read(m any) error {
 var statuses = map[string]int{
 	"certificate-required": 401, "certificate-unknown": 401, "certificate-superseded": 401, "identity-conflict": 409, "session-replaced": 409,
 	"token-unknown": 403, "proof-invalid": 403, "csr-invalid": 400, "malformed": 400, "not-found": 404, "method-not-allowed": 405,
-	"length-required": 411, "protocol-version-unsupported": 410, "payload-too-large": 413, "media-type-unsupported": 415,
+	"agent-version-unsupported": 403, "subprotocol-unsupported": 400, "length-required": 411, "protocol-version-unsupported": 410, "payload-too-large": 413, "media-type-unsupported": 415,
 }
 
 // refused tells whether the answer is the problem document of that name, whole.

@@ -93,6 +93,10 @@ func (s *suite) run(ctx context.Context) error {
 		{"Enrolment", s.tryEnrolment},
 		{"Heartbeats", s.tryHeartbeats},
 		{"Heartbeats that are refused", s.tryBadHeartbeats},
+		{"Session", s.trySession},
+		{"Sessions, one after the other", s.trySessions},
+		{"Sessions that are refused", s.tryBadUpgrades},
+		{"Sessions that are closed", s.tryBadSessions},
 		{"Renewal", s.tryRenewal},
 		{"Restarts and clones", s.tryClones},
 	} {

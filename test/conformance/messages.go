@@ -97,7 +97,22 @@ type agentInfo struct {
 	Platform   string `json:"platform"`
 	InstanceID string `json:"instanceId"`
 	Epoch      number `json:"epoch"`
+	Session    number `json:"sessionNumber,omitempty"`
 	MachineID  string `json:"machineId,omitempty"`
+}
+
+type agentMessage struct {
+	ID        number     `json:"id"`
+	Heartbeat *heartbeat `json:"heartbeat,omitempty"`
+	Ping      *struct{}  `json:"ping,omitempty"`
+}
+
+type serverMessage struct {
+	Re             number          `json:"re"`
+	HeartbeatReply *heartbeatReply `json:"heartbeatReply"`
+	Orders         *heartbeatReply `json:"orders"` // it has a part of the fields, with the same names
+	Problem        *problem        `json:"problem"`
+	Pong           *struct{}       `json:"pong"`
 }
 
 type heartbeat struct {
@@ -116,6 +131,7 @@ type heartbeat struct {
 	BeaconAge          string        `json:"beaconAge,omitempty"`
 	RejectedOrders     number        `json:"rejectedOrders,omitempty"`
 	LastRejection      string        `json:"lastRejection,omitempty"`
+	SessionError       string        `json:"sessionError,omitempty"`
 }
 
 type vitals struct {
@@ -153,6 +169,7 @@ type problem struct {
 	Status     int      `json:"status"`
 	Detail     string   `json:"detail"`
 	RetryAfter number   `json:"retryAfter"`
+	Minimum    string   `json:"minimum"`
 	Supported  []string `json:"supported"`
 }
 

@@ -134,6 +134,9 @@ func (s *suite) tryClones(ctx context.Context) error {
 	a, err = as(randomHex(16), s.epoch)
 	s.expect("another instance with the same epoch", a, err, "identity-conflict")
 	s.check("the one that was there first may beat on, and gets no orders", s.beatsWithoutOrders(ctx))
+	if err := s.tryClonesOnSessions(ctx); err != nil {
+		return err
+	}
 	s.start()
 	s.check("a restart may beat, and gets no orders", s.beatsWithoutOrders(ctx))
 	return nil
