@@ -252,7 +252,11 @@ func (p *player) connect(gateway int) {
 	}
 	s := &socket{gateway: g.name, epoch: p.epoch, number: p.number, in: make(chan []byte, 10), over: make(chan struct{})}
 	s.beat = beat(p.epoch, p.number)
-	go g.hub.Open(s, auth.Credentials{Certificate: &auth.Certificate{IdentityID: p.id, NotAfter: time.Now().AddDate(1, 0, 0)}}, g.beats.Agent(e, time.Now()), netip.IPv4Unspecified(), time.Now())()
+	step := g.hub.Open(s, auth.Credentials{Certificate: &auth.Certificate{IdentityID: p.id, NotAfter: time.Now().AddDate(1, 0, 0)}}, g.beats.Agent(e, time.Now()), netip.IPv4Unspecified(), time.Now())
+	go func() {
+		for step() { // until it is over
+		}
+	}()
 	p.mu.Lock()
 	p.live = s
 	p.mu.Unlock()

@@ -33,6 +33,7 @@ type change struct {
 	replaces         Connection
 	connection       *Connection
 	gateway          string // where the session was, if connection says that it is down
+	finding          bool   // connection says nothing new but a conflict, or its end
 	agent, inventory *block
 }
 
@@ -40,7 +41,7 @@ func changeOf(r Report) change {
 	c := change{seen: wholeSeconds(r.Seen), replaces: r.Replaces, agent: newBlock(r.Agent), inventory: newBlock(r.Inventory)}
 	if r.Connection != nil {
 		n := r.Connection.normal()
-		c.connection, c.gateway = &n, r.Replaces.Gateway
+		c.connection, c.gateway, c.finding = &n, r.Replaces.Gateway, n == r.Replaces.normal().conflicting(n)
 	}
 	return c
 }
@@ -54,8 +55,11 @@ func (c *change) merge(n change) {
 	if n.seen.After(c.seen) {
 		c.seen = n.seen
 	}
-	if n.connection != nil {
-		c.connection, c.gateway = n.connection, n.gateway
+	switch {
+	case n.finding && c.connection != nil && n.replaces.normal() == *c.connection: // it is found of what waits
+		c.connection = n.connection
+	case n.connection != nil:
+		c.connection, c.gateway, c.finding = n.connection, n.gateway, n.finding
 	}
 	c.agent, c.inventory = cmp.Or(n.agent, c.agent), cmp.Or(n.inventory, c.inventory)
 }
@@ -110,7 +114,7 @@ func (c *change) blocks() (names []string) {
 func (c change) lesser() (kept change, dropped []string) {
 	kept = change{seen: c.seen, replaces: c.replaces}
 	if c.agent != nil || c.inventory != nil {
-		kept.connection, kept.gateway = c.connection, c.gateway
+		kept.connection, kept.gateway, kept.finding = c.connection, c.gateway, c.finding
 	}
 	for _, b := range c.blocks() {
 		if !slices.Contains(kept.blocks(), b) {
@@ -134,6 +138,8 @@ func (c *change) stands(stored Connection) bool {
 	mine := c.instance()
 	same := stored.Instance == mine && mine.ID != ""
 	switch {
+	case c.finding:
+		return same && stored.ConflictInstance == c.replaces.ConflictInstance
 	case c.connection != nil && same && !c.follows(stored):
 		return false
 	case c.down() && same:
@@ -149,9 +155,9 @@ func (c *change) stands(stored Connection) bool {
 	}
 }
 
-// down tells whether this says that a session is down. What is found of an endpoint that has none, a conflict, does not.
+// down tells whether this says that a session is down.
 func (c *change) down() bool {
-	return c.connection != nil && c.connection.Channel == v1alpha1.ChannelNone && c.gateway != ""
+	return c.connection != nil && c.connection.Channel == v1alpha1.ChannelNone && !c.finding
 }
 
 // follows tells whether the connection may take the place of one that is stored of the same session. A session is down only where it was up,
@@ -163,26 +169,32 @@ func (c *change) follows(stored Connection) bool {
 	case v1alpha1.ChannelWebSocket:
 		return up && stored.Gateway == c.connection.Gateway || stored.Channel == v1alpha1.ChannelNone
 	case v1alpha1.ChannelNone:
-		return !c.down() || up && stored.Gateway == c.gateway
+		return up && stored.Gateway == c.gateway
 	default:
 		return true
 	}
 }
 
-// after is the connection that is there once c is written over a stored one. A session that is down changes nothing else: somebody may have
-// found a conflict meanwhile.
+// after is the connection that is there once c is written over a stored one. A conflict changes nothing else, and neither does a session that
+// is down: something else may have happened meanwhile.
 func (c *change) after(stored Connection) Connection {
-	after := *c.connection
-	same := stored.Instance == after.Instance
 	switch {
-	case c.down() && same:
-		channel, since := after.Channel, after.Since
-		after = stored
-		after.Channel, after.Gateway, after.Since = channel, "", since
-	case after.Channel == v1alpha1.ChannelNone && same: // a conflict: the session may be up again
-		after.Channel, after.Gateway, after.Since = stored.Channel, stored.Gateway, stored.Since
+	case c.finding:
+		return stored.conflicting(*c.connection)
+	case c.down() && stored.Instance == c.connection.Instance:
+		stored.Channel, stored.Gateway, stored.Since = c.connection.Channel, "", c.connection.Since
+		if c.connection.ConflictInstance != c.replaces.ConflictInstance { // found since it was down
+			stored = stored.conflicting(*c.connection)
+		}
+		return stored
 	}
-	return after
+	return *c.connection
+}
+
+// conflicting is c with the conflict of another.
+func (c Connection) conflicting(with Connection) Connection {
+	c.ConflictInstance, c.ConflictReason = with.ConflictInstance, with.ConflictReason
+	return c
 }
 
 // names tells whether a Ref of an Endpoint still stands for the enrolment that has this identity.

@@ -93,6 +93,10 @@ func TestWhatStandsOfSessions(t *testing.T) {
 		"a conflict while there is no session":               {none, conflicting(none, "B"), none, true},
 		"a conflict, and a session is up again":              {none, conflicting(none, "B"), on(3, "a"), true},
 		"a conflict, and another has found one":              {none, conflicting(none, "B"), conflicting(none, "C"), false},
+		"a conflict while there is one, which is down":       {on(3, "a"), conflicting(on(3, "a"), "B"), none, true},
+		"a conflict, and a heartbeat came":                   {on(3, "a"), conflicting(on(3, "a"), "B"), heartbeat, true},
+		"a conflict, and the next session is up":             {on(3, "a"), conflicting(on(3, "a"), "B"), on(4, "a"), false},
+		"the end of a conflict, and the session is down":     {conflicting(on(3, "a"), "B"), on(3, "a"), conflicting(none, "B"), true},
 		"a heartbeat after the session":                      {on(3, "a"), heartbeat, on(3, "a"), true},
 		"a heartbeat after the session, which is down":       {on(3, "a"), heartbeat, none, true},
 		"a heartbeat, and the next session is up":            {on(3, "a"), heartbeat, on(4, "a"), false},
@@ -109,14 +113,39 @@ func TestWhatStandsOfSessions(t *testing.T) {
 	}
 }
 
-// A conflict that was found while there was no session takes none down.
+// A conflict takes no session down, and brings none back.
 func TestAConflictChangesNoChannel(t *testing.T) {
-	none := off(on(3, ""))
-	mine := conflicting(none, "B")
-	c := changeOf(Report{Replaces: none, Connection: &mine})
-	for what, stored := range map[string]Connection{"none": none, "a session": on(3, "b"), "heartbeats": conn(5, "A", 3)} {
-		if diff := cmp.Diff(conflicting(stored, "B"), c.over(state{connection: stored}).connection); diff != "" {
-			t.Errorf("%s: %s", what, diff)
+	all := map[string]Connection{"none": off(on(3, "")), "a session": on(3, "b"), "heartbeats": conn(5, "A", 3)}
+	for found, replaces := range all {
+		mine := conflicting(replaces, "B")
+		c := changeOf(Report{Replaces: replaces, Connection: &mine})
+		for what, stored := range all {
+			if diff := cmp.Diff(conflicting(stored, "B"), c.over(state{connection: stored}).connection); diff != "" {
+				t.Errorf("found while there was %s, now %s: %s", found, what, diff)
+			}
+		}
+		end := changeOf(Report{Replaces: mine, Connection: &replaces})
+		for what, stored := range all {
+			if diff := cmp.Diff(stored, end.over(state{connection: conflicting(stored, "B")}).connection); diff != "" {
+				t.Errorf("ended while there was %s, now %s: %s", found, what, diff)
+			}
+		}
+	}
+}
+
+// A conflict that is found of what is not written yet goes along with it.
+func TestAConflictIsMergedWithWhatItIsFoundOf(t *testing.T) {
+	before, up, down := on(2, "b"), on(3, "a"), off(on(3, "a"))
+	for name, tc := range map[string]struct{ replaces, waits, stored, want Connection }{
+		"a session that is up":                       {before, up, before, conflicting(up, "B")},
+		"a session that is down":                     {up, down, up, conflicting(down, "B")},
+		"a session that is down, and the next is up": {up, down, on(4, "b"), on(4, "b")},
+	} {
+		c := changeOf(Report{Replaces: tc.replaces, Connection: &tc.waits})
+		mine := conflicting(tc.waits, "B")
+		c.merge(changeOf(Report{Replaces: tc.waits, Connection: &mine}))
+		if diff := cmp.Diff(tc.want.normal(), c.over(state{connection: tc.stored}).connection); diff != "" {
+			t.Errorf("%s: %s", name, diff)
 		}
 	}
 }
