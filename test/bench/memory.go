@@ -59,10 +59,8 @@ func (b *bench) memory(ctx context.Context) ([]table.Row, error) {
 			return nil, err
 		}
 		defer w.stopGateway()
-		if _, err := crowd.Do(drill.Order{Deed: drill.Open, Kind: drill.Session, Address: w.gateway.Address, Count: b.agents, Workers: dialers}); err != nil {
-			return nil, err
-		}
-		if _, err := rig.Collected(ctx, w.gateway); err != nil {
+		open := drill.Order{Deed: drill.Open, Kind: drill.Session, Address: w.gateway.Address, Count: b.agents, Workers: dialers}
+		if _, err := b.fill(ctx, crowd, open, w.gateway); err != nil {
 			return nil, err
 		}
 		err = b.missed(ctx, &row, w.gateway, rig.Heap, func() error { return nil })
