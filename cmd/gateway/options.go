@@ -87,7 +87,7 @@ func parse(args []string) (*options, error) {
 	f.IntVar(&o.messageBurst, "message-burst", 60, "messages of one agent at once")
 	f.IntVar(&o.maxUnanswered, "max-unanswered", 8, "messages of one agent that may wait for an answer")
 	f.Float64Var(&o.writeRate, "write-rate", 100, "writes a second to the status of Endpoints")
-	f.DurationVar(&o.drainTimeout, "drain-timeout", 20*time.Second, "after SIGTERM, for requests under way and for what waits to be written")
+	f.DurationVar(&o.drainTimeout, "drain-timeout", 20*time.Second, "after SIGTERM: half of it for websockets to move to other gateways, a quarter each for requests under way and for what waits to be written")
 	f.DurationVar(&o.drainSpread, "drain-spread", 5*time.Second, "over how long the websockets of many agents are closed after SIGTERM; of few, less")
 	o.log.Add(f)
 	if err := f.Parse(args); err != nil {

@@ -47,7 +47,7 @@ func build(o *options, log logr.Logger) (*process, error) {
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	s, err := store.New(store.Config{
 		REST: api, Namespace: o.namespace, Gateway: name, Log: log, WriteRate: o.writeRate,
-		LeaseDuration: o.leaseDuration, LeaseRenew: o.leaseRenew, DrainTimeout: o.drainTimeout / 2, Registerer: registry,
+		LeaseDuration: o.leaseDuration, LeaseRenew: o.leaseRenew, DrainTimeout: o.drainTimeout / 4, Registerer: registry,
 	})
 	if err != nil {
 		return nil, err
@@ -167,10 +167,10 @@ func (p *process) serve(ctx context.Context, agents, probes net.Listener) error 
 	}
 	p.log.Info("Stopping: websockets are closed, requests under way are finished, what waits is written.")
 	p.health.Drain()
-	drain, cancel := context.WithTimeout(background, p.options.drainTimeout/2)
-	defer cancel()
-	p.sessions.Drain(drain) // while HTTPS is served: agents fall back to it where there is no other gateway
-	p.agents.Shutdown(drain)
+	// Websockets have half of the time, while HTTPS is still served: agents fall back to it where there is no other gateway. Requests have a
+	// quarter, and so has what waits to be written.
+	within(background, p.options.drainTimeout/2, p.sessions.Drain)
+	within(background, p.options.drainTimeout/4, p.agents.Shutdown)
 	stopAsking()
 	stopReporting() // nobody reports any more: what waits is written, and the Lease deleted
 	writing.Wait()
@@ -178,6 +178,12 @@ func (p *process) serve(ctx context.Context, agents, probes net.Listener) error 
 	serving.Wait()
 	p.log.Info("Stopped.")
 	return err
+}
+
+func within(ctx context.Context, d time.Duration, end func(context.Context)) {
+	ctx, cancel := context.WithTimeout(ctx, d)
+	defer cancel()
+	end(ctx)
 }
 
 // listenHealth is nil for no address.

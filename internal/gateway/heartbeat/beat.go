@@ -90,7 +90,7 @@ func (s *Service) greet(reply *agentv1.HeartbeatReply, now time.Time) {
 
 // nothingNew tells whether a heartbeat leaves everything as it is.
 func (a *Agent) nothingNew(says saying, via Via, now time.Time) bool {
-	return via.Accepted == nil && a.fresh.Load() && says.mark(via) == a.settled && !says.sections &&
+	return via.Accepted == nil && a.fresh.Load() && !a.gone.Load() && says.mark(via) == a.settled && !says.sections &&
 		roundSkew(says.skew, a.skew) == a.skew && (via.Session || now.Before(a.refresh))
 }
 

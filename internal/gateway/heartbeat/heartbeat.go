@@ -53,6 +53,8 @@ type Agent struct {
 	id string
 	// fresh says that nothing has changed in the store since it was last asked about this agent.
 	fresh atomic.Bool
+	// gone says that nobody is told any more when something changes: no endpoint had the identity for a moment.
+	gone atomic.Bool
 
 	mu   sync.Mutex
 	pace limit.State
@@ -81,8 +83,11 @@ func (s *Service) Forget(identityID string) {
 		return
 	}
 	s.mu.Lock()
-	delete(s.agents, identityID)
-	s.mu.Unlock()
+	defer s.mu.Unlock()
+	if a := s.agents[identityID]; a != nil {
+		a.gone.Store(true)
+		delete(s.agents, identityID)
+	}
 }
 
 // Changed notes that something is new in the store about an identity. It is for store.OnChange and OnConnection.

@@ -304,6 +304,26 @@ func TestDeletedEndpointIsForgotten(t *testing.T) {
 	}
 }
 
+// Who has an agent in hand that was forgotten is told of no change, and so has everything looked up.
+func TestForgottenAgentTakesNothingForGranted(t *testing.T) {
+	w := newWorld(t)
+	w.beat(heartbeat(whole), []string{"connection+agent+inventory+seen"}, "")
+	w.beat(heartbeat(nil), nil, "")
+	in := w.agent()
+	w.source.gone = true
+	w.service.Forget(identityID)
+	w.source.gone = false // it is back
+	for revision := range uint64(2) {
+		w.source.policy.Revision = 7 + int64(revision)
+		w.service.Changed(identityID)
+		reply := &agentv1.HeartbeatReply{}
+		held := heartbeat(func(m *agentv1.Heartbeat) { m.PolicyRevision = 7 })
+		if p := w.service.Beat(in, held, nil, Via{Address: home}, w.now, reply); p != nil || len(reply.Orders) != int(revision) {
+			t.Errorf("answered with %d orders, %v", len(reply.Orders), p)
+		}
+	}
+}
+
 func TestLackingOrders(t *testing.T) {
 	at := start
 	assignment, policyOrder := &agentv1.Envelope{PayloadType: "assignment"}, &agentv1.Envelope{PayloadType: "policy"}
