@@ -27,7 +27,7 @@ const (
 // offlineAfter is the silence at which these endpoints are offline; every absence in this test is longer, and than any grace.
 var offlineAfter = liveness.OfflineAt(time.Time{}, fleetInterval, fleetMissed).Sub(time.Time{})
 
-// TestFleet runs fifty agents and breaks what can break around them. Nobody may look offline who is not, and who stops must.
+// TestFleet runs fifty agents without websockets, of which nothing is known but their heartbeats, and breaks what can break around them. Nobody may look offline who is not, and who stops must.
 func TestFleet(t *testing.T) {
 	s := startSystem(t, nil, nil)
 	n := s.tenant(t, "fleet")
@@ -37,7 +37,7 @@ func TestFleet(t *testing.T) {
 	if err := os.WriteFile(file, []byte(n.tokenText(t, "fleet", "{expiresAfterHours: 0, labels: {site: lab}}")), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	sim := startFleetsim(t, s, "fleetsim", file, fleetSize)
+	sim := startFleetsim(t, s, "fleetsim", file, fleetSize, "--websocket=false")
 
 	harness.Eventually(t, 60*time.Second, func() error {
 		online := strings.Count(n.Kubectl(t, "get", "fep", "--no-headers"), " Online ")

@@ -19,8 +19,9 @@ import (
 	"github.com/rollcall-dev/rollcall/test/relay"
 )
 
-// Timers of sessions, scaled as the others are.
+// Timers of sessions, scaled as the others are. A manager that nobody kills need not prove every second that it leads.
 var (
+	steadyManager  = []string{"--leader-lease-duration=30s", "--leader-renew-deadline=20s", "--leader-retry-period=2s"}
 	sessionGateway = []string{
 		"--ping-interval=500ms", "--session-slack=2s", "--session-sweep=100ms", "--session-down-after=2s", "--drain-spread=1s", "--late-packets=2s",
 	}
@@ -38,7 +39,7 @@ const withinHeartbeat = 12 * time.Second
 
 // TestSession takes the websocket of a real agent through what networks and people do to it. The endpoint is online through all of it.
 func TestSession(t *testing.T) {
-	s := startSystem(t, nil, sessionGateway)
+	s := startSystem(t, steadyManager, sessionGateway)
 	n := s.tenant(t, "laptops")
 	text := n.tokenText(t, "laptops", "{expiresAfterHours: 0}")
 	n.Apply(t, sessionPolicy)
@@ -102,7 +103,7 @@ func TestSession(t *testing.T) {
 
 // TestOldAgent: an agent from before the websocket is refused it, in the same words everywhere, and served by heartbeat.
 func TestOldAgent(t *testing.T) {
-	s := startSystem(t, nil, sessionGateway)
+	s := startSystem(t, steadyManager, sessionGateway)
 	n := s.tenant(t, "laptops")
 	n.Apply(t, sessionPolicy)
 	a := s.startProgram(t, harness.OldAgent, "old", n.tokenText(t, "laptops", "{expiresAfterHours: 0}"), sessionAgent...)

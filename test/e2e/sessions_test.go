@@ -27,7 +27,7 @@ func TestSessionsAreFree(t *testing.T) {
 	t.Parallel()
 	const agents, beats = 50, 3000
 	// that they were there is written once an hour, which is not what is counted here
-	s := startSystem(t, nil, []string{"--seen-refresh=24h"})
+	s := startSystem(t, steadyManager, []string{"--seen-refresh=24h"})
 	n := s.tenant(t, "fleet")
 	n.Apply(t, `{apiVersion: rollcall.dev/v1alpha1, kind: EndpointPolicy, metadata: {name: fast}, spec: {heartbeat: {intervalSeconds: 1, missed: 10}}}`)
 	startFleetsim(t, s, "fleetsim", fleetToken(t, n), agents, "--retry-base=100ms")
@@ -132,7 +132,7 @@ func heartbeatsOnSessions(t testing.TB, gateway *local.Process) int {
 func TestTwoGateways(t *testing.T) {
 	t.Parallel()
 	const agents, rounds = 10, 10
-	s := startSystem(t, nil, sessionGateway)
+	s := startSystem(t, steadyManager, sessionGateway)
 	n := s.tenant(t, "fleet")
 	n.Apply(t, `{apiVersion: rollcall.dev/v1alpha1, kind: EndpointPolicy, metadata: {name: fast}, spec: {heartbeat: {intervalSeconds: 1, missed: 20}}}`)
 	a, b := s.gateway, s.launch(t, "gateway-b")
