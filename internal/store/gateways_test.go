@@ -28,12 +28,26 @@ import (
 // Two gateways, whose watches lag as they like, and one agent that moves between them: whatever happens, what was written of a session is never
 // overwritten by what was said of an earlier one, one machine is never taken for two, and in the end the record is the truth.
 func TestSessionsMoveBetweenGateways(t *testing.T) {
+	check(t, kinds, func(*player) {})
+}
+
+// And if a clone of the machine speaks up now and then: the agent's sessions are not disturbed, and in the end the clone has been found out.
+func TestCloneIsFoundOutBetweenGateways(t *testing.T) {
+	check(t, append([]string{"clone", "clone"}, kinds...), func(p *player) {
+		p.cloned = true
+		p.move(move{"connect", 0, 0}) // it speaks first
+		p.pass(1)
+		p.gateways[1].store.Deliver(p.server, 100)
+	})
+}
+
+func check(t *testing.T, kinds []string, begin func(*player)) {
 	rapid.Check(t, func(rt *rapid.T) {
 		moves := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) move {
 			return move{rapid.SampledFrom(kinds).Draw(t, "what"), rapid.IntRange(0, 1).Draw(t, "gateway"), rapid.IntRange(0, 40).Draw(t, "n")}
 		}), 1, 60).Draw(rt, "moves")
 		var failure string
-		synctest.Test(t, func(t *testing.T) { failure = play(t, moves) })
+		synctest.Test(t, func(t *testing.T) { failure = play(t, moves, begin) })
 		if failure != "" {
 			rt.Fatal(failure)
 		}
@@ -63,6 +77,7 @@ type player struct {
 	failure string
 	before  *v1alpha1.EndpointConnection
 
+	cloned              bool // there is a clone, which was made when the agent had started once
 	epoch, number, over int
 	old                 []*socket // that the agent has given up, and the gateway perhaps not
 }
@@ -77,7 +92,7 @@ type replica struct {
 	end func()
 }
 
-func play(t *testing.T, moves []move) string {
+func play(t *testing.T, moves []move, begin func(*player)) string {
 	p := &player{t: t, epoch: 1}
 	p.server, p.id = store.NewServer(t)
 	p.server.OnStore(p.judge)
@@ -85,6 +100,7 @@ func play(t *testing.T, moves []move) string {
 		p.gateways[i] = p.start()
 		p.gateways[i].store.Deliver(p.server, 1)
 	}
+	begin(p)
 	for _, m := range moves {
 		p.move(m)
 		if p.failed() != "" {
@@ -92,6 +108,12 @@ func play(t *testing.T, moves []move) string {
 		}
 	}
 	p.settle()
+	if p.cloned {
+		p.pass(61)
+		p.clone(0)
+		p.pass(1)
+		p.expose()
+	}
 	for _, g := range p.gateways {
 		g.hub.Drain(canceled())
 		g.end()
@@ -134,7 +156,7 @@ func (p *player) judge(e *v1alpha1.Endpoint) {
 	if now == nil {
 		return
 	}
-	if now.ConflictInstanceID != "" {
+	if now.ConflictInstanceID != "" && !p.cloned {
 		p.fail("one machine was taken for two")
 	}
 	if before != nil && (now.Epoch < before.Epoch || now.Epoch == before.Epoch && now.SessionNumber < before.SessionNumber) {
@@ -204,6 +226,8 @@ func (p *player) move(m move) {
 				s.say(&agentv1.AgentMessage{Id: 1, Body: &agentv1.AgentMessage_Heartbeat{Heartbeat: s.beat}})
 			}
 		}
+	case "clone":
+		p.clone(m.gateway)
 	case "beat":
 		if s := p.live; s != nil {
 			s.say(&agentv1.AgentMessage{Id: 1, Body: &agentv1.AgentMessage_Heartbeat{Heartbeat: s.beat}})
@@ -281,6 +305,33 @@ func (p *player) https(gateway int) {
 		p.mu.Unlock()
 	}
 	g.hub.Heard(p.id)
+}
+
+// clone is a heartbeat of the other machine, which is always refused.
+func (p *player) clone(gateway int) {
+	g := p.gateways[gateway]
+	e, ok := g.store.EndpointByIdentity(p.id)
+	if !ok || e.Connection.ID == "" {
+		return // this gateway cannot know
+	}
+	m := beat(1, 0)
+	m.Agent.InstanceId = strings.Repeat("c", 32)
+	if q := g.beats.Beat(g.beats.Agent(e, time.Now()), m, nil, heartbeat.Via{}, time.Now(), &agentv1.HeartbeatReply{}); q == nil {
+		p.mu.Lock()
+		p.fail("the clone was accepted")
+		p.mu.Unlock()
+	}
+	g.hub.Heard(p.id)
+}
+
+func (p *player) expose() {
+	e := p.server.History()
+	c := e[len(e)-1].Status.Connection
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if c.ConflictInstanceID != strings.Repeat("c", 32) || c.ConflictReason == "" || c.InstanceID == c.ConflictInstanceID {
+		p.fail("the clone was not found out: %+v", c)
+	}
 }
 
 // pass lets seconds go by, in which the agent pings and finds out whether its session was closed.
