@@ -46,6 +46,7 @@ func TestFlags(t *testing.T) {
 		{[]string{"--names=x", "--drain-timeout=0s"}, "--drain-timeout must be more than 0"},
 		{[]string{"--names=x", "--max-handshakes=-1"}, "--max-handshakes must be more than 0"},
 		{[]string{"--names=x", "--write-rate=0"}, "--write-rate must be more than 0"},
+		{[]string{"--names=x", "--session-slack=0s", "--session-rate=-1"}, "--session-slack must be more than 0"},
 		{[]string{"--names=x", "--log-level=loud"}, "--log-level"},
 		{[]string{"--names=x", "more"}, `unexpected argument "more"`},
 		{[]string{"--nmaes=x"}, "unknown flag"},
