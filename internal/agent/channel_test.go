@@ -154,6 +154,49 @@ func TestUpgradeIsForbidden(t *testing.T) {
 	if last := w.gateway.LastBeat(); last.GetSessionError() != "" || w.Status().Heartbeat.Over != status.OverWebsocket {
 		t.Errorf("back, it says %q", last.GetSessionError())
 	}
+	w.gateway.AwaitConnections(1) // the one for HTTPS is let go
+}
+
+// A server that was away for long: whichever way is tried first brings back the other, within seconds.
+func TestServerComesBack(t *testing.T) {
+	w := newWorld(t)
+	w.online()
+	w.gateway.Stop()
+	w.hear()
+	w.live(time.Hour)
+	w.expect("Offline", "server-unreachable")
+	w.gateway.Start(w.fleet.ServerCA, fleettest.Serving(w.machine.now(), w.machine.now().Add(time.Hour)))
+	w.session.Postpone(w.boot() + 10*time.Minute) // HTTPS is first
+	for w.Status().State != "Online" {
+		w.live(time.Second)
+	}
+	w.connected(4 * time.Second)
+}
+
+// A renewal may take longer than a gateway waits for the first message of a websocket: it waits for the dial under way.
+func TestRenewalWaitsForTheDial(t *testing.T) {
+	w := newWorld(t)
+	w.online()
+	release := make(chan struct{})
+	w.gateway.Next(wire.PathSession, func(rw http.ResponseWriter, r *http.Request, real http.HandlerFunc) {
+		<-release
+		real(rw, r)
+	})
+	w.gateway.Session().Cut()
+	w.hear()
+	w.deaf = toDials
+	w.live(2 * time.Second)
+	w.renewal.due, w.renewal.waiting = w.boot(), true // it was accepted, and is to be asked for again
+	if wait := w.Step(t.Context()); wait <= 0 || len(w.gateway.Requests(wire.PathRenew)) > 0 {
+		t.Errorf("while it dials: %d renewals, the next step in %s", len(w.gateway.Requests(wire.PathRenew)), wait)
+	}
+	close(release)
+	w.deaf = toNothing
+	w.live(2 * time.Second)
+	w.websocket(status.Connected, "")
+	if n := len(w.gateway.Requests(wire.PathRenew)); n != 1 {
+		t.Errorf("%d renewals", n)
+	}
 }
 
 // An agent from before websockets: refused by name, served by heartbeats, and tried again a day later.

@@ -39,15 +39,26 @@ func (g *Gateway) Session() *Session {
 	return all[0]
 }
 
-// AwaitSessions waits until that many are open.
+// AwaitSessions waits until that many websockets are open, AwaitConnections for connections of whatever kind.
 func (g *Gateway) AwaitSessions(n int) {
+	g.t.Helper()
+	g.await("websockets", n, func() int { return len(g.Sessions()) })
+}
+
+// AwaitConnections is described with AwaitSessions.
+func (g *Gateway) AwaitConnections(n int) {
+	g.t.Helper()
+	g.await("connections", n, g.Connections)
+}
+
+func (g *Gateway) await(what string, n int, have func() int) {
 	g.t.Helper()
 	deadline, tick := time.After(20*time.Second), time.NewTicker(time.Millisecond)
 	defer tick.Stop()
-	for len(g.Sessions()) != n {
+	for have() != n {
 		select {
 		case <-deadline:
-			g.t.Fatalf("waited 20s for %d websockets; there are %d", n, len(g.Sessions()))
+			g.t.Fatalf("waited 20s for %d %s; there are %d", n, what, have())
 		case <-tick.C:
 		}
 	}

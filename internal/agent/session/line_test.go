@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -22,6 +23,8 @@ type conn struct {
 	once   sync.Once
 	closed chan struct{}
 	code   wire.CloseCode
+	// released: CloseNow was called, which frees what a websocket holds.
+	released atomic.Bool
 }
 
 func newConn() *conn { return &conn{in: make(chan []byte), closed: make(chan struct{})} }
@@ -39,7 +42,11 @@ func (c *conn) Write([]byte) error { return nil }
 func (c *conn) Close(code wire.CloseCode, _ string) {
 	c.once.Do(func() { c.code = code; close(c.closed) })
 }
-func (c *conn) CloseNow() { c.Close(0, "") }
+
+func (c *conn) CloseNow() {
+	c.released.Store(true)
+	c.Close(0, "")
+}
 
 func clock() liveness.Reading { return liveness.Reading{Boot: time.Hour} }
 
@@ -93,7 +100,9 @@ func TestLineEnds(t *testing.T) {
 			until(l, c, dialled)
 			l.End(wire.CloseNormal, "")
 			l.Wait()
-			<-c.closed
+			if !c.released.Load() {
+				t.Error("the websocket was not released")
+			}
 			l.End(wire.CloseNormal, "") // again is nothing
 		})
 	}
