@@ -107,6 +107,6 @@ func (h *hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	in := buffered.Reader
 	early, _ := in.Peek(in.Buffered()) // so much is there
 	h.guard.early = slices.Clone(early)
-	small := bufio.NewReadWriter(bufio.NewReaderSize(h.guard, libraryBuffer), bufio.NewWriterSize(h.guard, libraryBuffer))
-	return h.guard, small, nil
+	h.guard.library = bufio.NewReaderSize(h.guard, libraryBuffer)
+	return h.guard, bufio.NewReadWriter(h.guard.library, bufio.NewWriterSize(h.guard, libraryBuffer)), nil
 }

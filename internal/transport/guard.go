@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"bufio"
 	"errors"
 	"io"
 	"net"
@@ -39,9 +40,11 @@ type guard struct {
 	owned    bool               // by a Conn
 
 	// Of the goroutine that reads.
-	in     scanner
-	early  []byte // came together with the upgrade request
-	broken *violation
+	in      scanner
+	library *bufio.Reader // the library's; nil on the client
+	ahead   [libraryBuffer]byte
+	early   []byte // was read before the library asked: with the upgrade request, or by await
+	broken  *violation
 
 	closeBy    atomic.Int64 // since epoch; not 0: a close frame is on its way out, and until then it has to be there
 	peerClosed atomic.Bool
@@ -64,6 +67,20 @@ func newGuard(conn net.Conn, stream io.ReadWriteCloser, client, text bool, limit
 		g.raw = over.NetConn()
 	}
 	return g
+}
+
+// await waits for the first bytes of a frame, and keeps them for Read. The library would wait some ten calls deeper, for which a goroutine of a
+// gateway needs twice the stack.
+func (g *guard) await() error {
+	if g.library == nil || g.library.Buffered() > 0 || len(g.early) > 0 || g.broken != nil {
+		return nil
+	}
+	n, err := g.stream.Read(g.ahead[:])
+	g.early = g.ahead[:n]
+	if n > 0 {
+		return nil // the error comes again
+	}
+	return err
 }
 
 // Read implements io.Reader for the library.

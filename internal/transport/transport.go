@@ -117,6 +117,9 @@ func (c *Conn) read() ([]byte, error) {
 
 // next reads one message.
 func (c *Conn) next() error {
+	if err := c.guard.await(); err != nil {
+		return err
+	}
 	_, r, err := c.ws.Reader(context.Background())
 	if err != nil {
 		return err

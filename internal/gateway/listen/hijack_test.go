@@ -152,8 +152,18 @@ func TestShutdownOfSessions(t *testing.T) {
 func TestPanicInASession(t *testing.T) {
 	var log atomic.Pointer[string]
 	config := Config{Log: funcr.New(func(_, args string) { log.Store(&args) }, funcr.Options{})}
-	s, addr := takeOver(t, config, func(*bufio.ReadWriter, io.ReadWriter) bool { panic("on purpose") })
-	_, in := connect(t, addr, "")
+	s, addr := takeOver(t, config, func(buffered *bufio.ReadWriter, conn io.ReadWriter) bool {
+		if !echoLine(buffered, conn) {
+			panic("on purpose")
+		}
+		return true
+	})
+	_, in := connect(t, addr, "one\ntwo\nthree\nlast\n")
+	for _, line := range []string{"one\n", "two\n", "three\n", "last\n"} {
+		if got, err := in.ReadString('\n'); err != nil || got != line {
+			t.Fatalf("got %q, %v; want %q", got, err, line)
+		}
+	}
 	if _, err := in.ReadByte(); err == nil {
 		t.Error("the connection goes on")
 	}

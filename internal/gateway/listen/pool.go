@@ -14,6 +14,7 @@ type pool[K comparable] struct {
 	mu      sync.Mutex
 	max     int // of all
 	each    int // of one holder
+	settled bool
 	n       int
 	holders map[K]*holder[K]
 	byCount holderHeap[K]
@@ -49,6 +50,13 @@ func (h *holder[K]) mostSilent() (out *place[K], silence time.Duration) {
 		}
 	}
 	return out, silence
+}
+
+// settle makes a newcomer displace nobody who was not silent and has no more places than it: for connections that are to stay, of which a
+// full pool would otherwise displace one for each that comes, which comes again. (Handshakes are displaced half done, before they cost more.)
+func (p *pool[K]) settle() *pool[K] {
+	p.settled = true
+	return p
 }
 
 // newPool has limit places, of which one holder may have each.
@@ -97,7 +105,8 @@ func (p *pool[K]) surplus(h *holder[K], newcomer *place[K]) *place[K] {
 		return nil
 	}
 	out, silence := from.mostSilent()
-	if from.n > h.n || silence >= patience {
+	among := from == h || p.settled && from.n <= h.n
+	if !among || silence >= patience {
 		return out
 	}
 	if own, silence := h.mostSilent(); silence >= patience {

@@ -110,7 +110,7 @@ func New(config Config) *Server {
 		tls:        newTLSConfig(config.Certificate),
 		handshakes: newPool[netip.Addr](config.MaxHandshakes, config.MaxHandshakes),
 		strangers:  newPool[netip.Addr](config.MaxStrangers, config.MaxStrangers),
-		known:      newPool[string](config.MaxConnections, maxOfOne),
+		known:      newPool[string](config.MaxConnections, maxOfOne).settle(),
 		conns:      map[*conn]struct{}{},
 	}
 	s.keys.rotate(s.tls)
