@@ -133,3 +133,19 @@ func TestClockNeverRunsBack(t *testing.T) {
 		}
 	})
 }
+
+// Sleep is what the time since boot has more than the time awake; whichever was read first, it is never less than nothing.
+func TestAsleep(t *testing.T) {
+	before := Reading{Boot: time.Hour, Awake: time.Minute}
+	for slept, after := range map[time.Duration]Reading{
+		0:           {Boot: time.Hour + time.Second, Awake: time.Minute + time.Second},
+		time.Minute: {Boot: time.Hour + 2*time.Minute, Awake: 2 * time.Minute},
+	} {
+		if got := after.Asleep(before); got != slept {
+			t.Errorf("asleep for %s, want %s", got, slept)
+		}
+	}
+	if got := (Reading{Boot: time.Hour, Awake: time.Minute + time.Millisecond}).Asleep(before); got != 0 {
+		t.Errorf("asleep for %s", got)
+	}
+}
