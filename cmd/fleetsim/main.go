@@ -63,6 +63,7 @@ func parse(args []string) (*options, error) {
 	f.DurationVar(&o.oddAfter, "odd-after", 10*time.Second, "how long prefix-04 is online before it stops")
 	f.StringVar(&o.enrolledFile, "enrolled-file", "", "file to keep the number of enrolled agents in")
 	f.Float64Var(&o.startRate, "start-rate", 200, "agents to start per second")
+	f.IntVar(&o.enrollAtOnce, "enroll-at-once", 100, "agents that enrol at once; one that takes longer than 30 s does not count any more")
 	o.timing.AddFlags(f)
 	if err := f.Parse(args); err != nil {
 		return nil, err
@@ -79,8 +80,8 @@ func parse(args []string) (*options, error) {
 	switch {
 	case *server == "" || o.stateDir == "" || f.NArg() > 0:
 		return nil, errors.New("--server and --state-dir are needed, and nothing but flags")
-	case o.count < 1 || o.count > 100_000 || o.startRate <= 0 || !o.timing.Valid() || !wire.IsVersion(o.version):
-		return nil, errors.New("--count is 1 to 100000, --start-rate and all durations are positive, --version is a semantic version")
+	case o.count < 1 || o.count > 100_000 || o.startRate <= 0 || o.enrollAtOnce < 1 || !o.timing.Valid() || !wire.IsVersion(o.version):
+		return nil, errors.New("--count is 1 to 100000, --start-rate, --enroll-at-once and all durations are positive, --version is a semantic version")
 	}
 	if o.server, err = client.ParseServer(*server); err != nil {
 		return nil, err

@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -32,6 +33,7 @@ type options struct {
 	oddAfter      time.Duration
 	enrolledFile  string
 	startRate     float64
+	enrollAtOnce  int
 	noWebsocket   bool
 	timing        agent.Timing
 	log           logr.Logger
@@ -46,18 +48,20 @@ type sim struct {
 	machine *host.Machine
 	wg      sync.WaitGroup
 
-	mu      sync.Mutex
-	agents  map[string]*simulated
-	stopped int
-	failed  error
+	mu       sync.Mutex
+	agents   map[string]*simulated
+	starting []*simulated // some of them; see enrolling
+	stopped  int
+	failed   error
 }
 
 // simulated is one agent, while it runs and after.
 type simulated struct {
-	name   string
-	engine *agent.Engine
-	stop   context.CancelFunc
-	done   chan struct{}
+	name    string
+	started time.Time
+	engine  *agent.Engine
+	stop    context.CancelFunc
+	done    chan struct{}
 }
 
 // summary is what the fleet has done.
@@ -135,14 +139,31 @@ func run(ctx context.Context, o *options) (summary, error) {
 func (s *sim) startAll(ctx context.Context) {
 	pause := time.NewTicker(time.Duration(float64(time.Second) / s.startRate))
 	defer pause.Stop()
-	for i := 1; i <= s.count; i++ {
-		s.startNumber(ctx, i)
+	for i := 1; i <= s.count; {
+		if s.enrolling(time.Now()) < s.enrollAtOnce {
+			s.startNumber(ctx, i)
+			i++
+		}
 		select {
 		case <-ctx.Done():
 			return
 		case <-pause.C:
 		}
 	}
+}
+
+// maxEnrolling is how long an agent that does not get its identity keeps others from starting.
+const maxEnrolling = 30 * time.Second
+
+// enrolling counts the agents that have started and have no identity yet. Each asks again and again, with a handshake each: many at once would
+// be busy with nothing else.
+func (s *sim) enrolling(now time.Time) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.starting = slices.DeleteFunc(s.starting, func(a *simulated) bool {
+		return now.Sub(a.started) > maxEnrolling || a.engine.Status().Endpoint != nil
+	})
+	return len(s.starting)
 }
 
 // start runs an agent on a directory until ctx, or its own stop.
@@ -153,12 +174,13 @@ func (s *sim) start(ctx context.Context, name, dir, version string) *simulated {
 		return nil
 	}
 	ctx, stop := context.WithCancel(ctx)
-	a := &simulated{name: name, stop: stop, done: make(chan struct{}), engine: agent.New(agent.Config{
+	a := &simulated{name: name, started: time.Now(), stop: stop, done: make(chan struct{}), engine: agent.New(agent.Config{
 		Dir: d, Host: &machine{Machine: s.machine, name: name}, Server: s.server, Proxy: s.proxy, Token: s.token,
 		Version: version, Platform: host.Platform, NoWebsocket: s.noWebsocket, Timing: s.timing, Log: s.log.WithValues("endpoint", name),
 	})}
 	s.mu.Lock()
 	s.agents[filepath.Base(dir)] = a
+	s.starting = append(s.starting, a)
 	s.mu.Unlock()
 	s.wg.Go(func() {
 		defer close(a.done)

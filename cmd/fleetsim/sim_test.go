@@ -4,10 +4,12 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -16,6 +18,7 @@ import (
 
 	"github.com/rollcall-dev/rollcall/internal/agent"
 	"github.com/rollcall-dev/rollcall/internal/agent/fleettest"
+	"github.com/rollcall-dev/rollcall/internal/wire"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -48,7 +51,7 @@ func TestFleet(t *testing.T) {
 	dir := t.TempDir()
 	o := options{
 		server: g.URL, token: f.Token(), count: 8, stateDir: filepath.Join(dir, "state"), prefix: "agent", version: "8.0.0", odd: true,
-		oddAfter: 200 * time.Millisecond, enrolledFile: filepath.Join(dir, "enrolled"), startRate: 1000, timing: agent.DefaultTiming(), log: logr.Discard(), progress: io.Discard,
+		oddAfter: 200 * time.Millisecond, enrolledFile: filepath.Join(dir, "enrolled"), startRate: 1000, enrollAtOnce: 100, timing: agent.DefaultTiming(), log: logr.Discard(), progress: io.Discard,
 	}
 	o.timing.HeartbeatInterval = 100 * time.Millisecond
 
@@ -110,7 +113,7 @@ func TestFleetComesBack(t *testing.T) {
 	g.Websocket.Store(true)
 	const count = 20
 	o := options{
-		server: g.URL, token: f.Token(), count: count, stateDir: t.TempDir(), prefix: "agent", version: "8.0.0", startRate: 1000,
+		server: g.URL, token: f.Token(), count: count, stateDir: t.TempDir(), prefix: "agent", version: "8.0.0", startRate: 1000, enrollAtOnce: 100,
 		timing: agent.DefaultTiming(), log: logr.Discard(), progress: io.Discard,
 	}
 	o.timing.RetryBase, o.timing.RetryMax = 50*time.Millisecond, 200*time.Millisecond
@@ -134,6 +137,35 @@ func TestFleetComesBack(t *testing.T) {
 	}
 	if len(sum.Outages) != 1 || sum.Outages[0].BackSeconds <= 0 || sum.Outages[0].BackSeconds > 15 || sum.Outages[0].Connected > count*9/10 {
 		t.Errorf("outages %+v", sum.Outages)
+	}
+}
+
+// A fleet does not enrol as one: the next agents start when those before them have their identities.
+func TestFleetEnrollsAFewAtOnce(t *testing.T) {
+	f := fleettest.New(t, time.Now)
+	g := f.Serve(t)
+	const count, atOnce = 30, 4
+	var now, most atomic.Int32
+	slow := func(w http.ResponseWriter, r *http.Request, answer http.HandlerFunc) {
+		if n := now.Add(1); n > most.Load() {
+			most.Store(n)
+		}
+		defer now.Add(-1)
+		<-time.After(20 * time.Millisecond)
+		answer(w, r)
+	}
+	for range count {
+		g.Next(wire.PathEnroll, slow)
+	}
+	sum := live(t, options{
+		server: g.URL, token: f.Token(), count: count, stateDir: t.TempDir(), prefix: "agent", version: "8.0.0", startRate: 1000, enrollAtOnce: atOnce,
+		noWebsocket: true, timing: agent.DefaultTiming(), log: logr.Discard(), progress: io.Discard,
+	}, func() bool { return g.Enrolled() == count && len(g.Beats()) >= count })
+	if n := most.Load(); n < 2 || n > atOnce {
+		t.Errorf("%d enrolled at once, %d may", n, atOnce)
+	}
+	if g.Enrolled() != count {
+		t.Errorf("%d of %d have enrolled: %+v", g.Enrolled(), count, sum)
 	}
 }
 
