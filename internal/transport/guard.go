@@ -73,12 +73,12 @@ func newGuard(conn net.Conn, stream io.ReadWriteCloser, client, text bool, limit
 // gateway needs twice the stack.
 func (g *guard) await() error {
 	if g.library == nil || g.library.Buffered() > 0 || len(g.early) > 0 || g.broken != nil {
-		return nil
+		return nil //nolint:nilerr // Read has it to tell
 	}
 	n, err := g.stream.Read(g.ahead[:])
 	g.early = g.ahead[:n]
 	if n > 0 {
-		return nil // the error comes again
+		err = nil // it comes again
 	}
 	return err
 }
