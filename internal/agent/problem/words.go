@@ -44,12 +44,14 @@ const (
 )
 
 const (
-	anew      = "Get a new token (kubectl get ept, then the Secret <name>-token) and run its install line on this machine."
-	nothing   = "Nothing: the agent tries again by itself. "
-	forAdmin  = "Ask whoever runs the fleet; in the cluster: "
-	forget    = "systemctl stop rollcall-agent, rollcall-agent reset --yes, then the install line of a new token."
-	reenroll  = "To let this machine in again: " + forget
-	ofMachine = "its Endpoint, the one with status.identity.id {identity}"
+	anew = "Get a new token (kubectl get ept, then the Secret <name>-token) and run its install line on this machine."
+	// afterwards: what is refused until a person lifts it is asked for seldom.
+	afterwards = " Afterwards cytool checkin, here, makes the agent ask at once."
+	nothing    = "Nothing: the agent tries again by itself. "
+	forAdmin   = "Ask whoever runs the fleet; in the cluster: "
+	forget     = "systemctl stop rollcall-agent, rollcall-agent reset --yes, then the install line of a new token."
+	reenroll   = "To let this machine in again: " + forget
+	ofMachine  = "its Endpoint, the one with status.identity.id {identity}"
 )
 
 // misfit is said of what cannot happen between a gateway and an agent that fit together.
@@ -88,12 +90,12 @@ var words = map[wire.Name]Words{
 	wire.EndpointSuspended: {
 		StateSuspended, "The endpoint is suspended",
 		"Somebody has set spec.lifecycle of this machine's Endpoint to Suspended. The server refuses it until that is taken back; the agent keeps its identity and asks again.",
-		forAdmin + "kubectl patch fep NAME --type=merge -p '{\"spec\":{\"lifecycle\":\"Active\"}}' on " + ofMachine + ".",
+		forAdmin + "kubectl patch fep NAME --type=merge -p '{\"spec\":{\"lifecycle\":\"Active\"}}' on " + ofMachine + "." + afterwards,
 	},
 	wire.EndpointBlocked: {
 		StateBlocked, "The endpoint is blocked",
 		"Somebody has set spec.lifecycle of this machine's Endpoint to Blocked. The server refuses it, and the machine may not enrol again either.",
-		"Ask whoever runs the fleet why. To lift it, set spec.lifecycle to Active on " + ofMachine + ".",
+		"Ask whoever runs the fleet why. To lift it, set spec.lifecycle to Active on " + ofMachine + "." + afterwards,
 	},
 	wire.EndpointDecommissioned: {
 		StateDecommissioned, "The endpoint is decommissioned",

@@ -136,6 +136,7 @@ func (h *Hub) end(s *Session, p *wire.Problem) {
 		return
 	}
 	h.ending(s, code, reason)
+	h.shutOut(s, p)
 	go func() {
 		defer h.running.Done()
 		s.conn.Close(code, reason)
@@ -150,7 +151,17 @@ func (h *Hub) refuse(s *Session, p *wire.Problem) {
 	h.mu.Unlock()
 	if there {
 		h.ending(s, code, reason+": "+p.Detail)
+		h.shutOut(s, p)
 		s.conn.Close(code, reason)
+	}
+}
+
+// shutOut records at once that a session is down which a person has ended: none will follow soon.
+func (h *Hub) shutOut(s *Session, p *wire.Problem) {
+	switch p.Name {
+	case wire.EndpointSuspended, wire.EndpointBlocked, wire.EndpointDecommissioned:
+		now := time.Now()
+		h.config.Beats.Down(s.agent, s.instance, h.lastMessage(s, now), now)
 	}
 }
 

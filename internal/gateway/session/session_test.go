@@ -395,6 +395,9 @@ func TestRevocationEndsASessionAtOnce(t *testing.T) {
 				a, waits := w.up(1), w.open()
 				w.change(change)
 				a.wasClosed(want)
+				if c := w.endpoint().Connection; strings.HasPrefix(want, "4403") != (c.Channel == v1alpha1.ChannelNone) { // nobody is to wait for that
+					t.Errorf("the channel is %s", c.Channel)
+				}
 				waits.wasClosed("") // it has said nothing yet
 				waits.beat(beat(2))
 				waits.wasClosed(want)
