@@ -24,6 +24,7 @@ import (
 
 // TestEnrollment is what attackers and unlucky machines do with tokens. One system serves all of it.
 func TestEnrollment(t *testing.T) {
+	t.Parallel()
 	s := startSystem(t, []string{"--token-hour=3s"}, nil)
 
 	t.Run("refusals", func(t *testing.T) { refusals(t, s) })

@@ -115,6 +115,7 @@ func managerKilledInKeyCeremony(t *testing.T) {
 
 // TestManagerKilled kills the manager at every step of what it must do once.
 func TestManagerKilled(t *testing.T) {
+	t.Parallel()
 	t.Run("while it makes the fleet's keys", managerKilledInKeyCeremony)
 	t.Run("while it enrols", func(t *testing.T) { managerKilledAtEachStep(t, startSystem(t, nil, nil)) })
 }

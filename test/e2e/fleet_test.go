@@ -29,6 +29,7 @@ var offlineAfter = liveness.OfflineAt(time.Time{}, fleetInterval, fleetMissed).S
 
 // TestFleet runs fifty agents without websockets, of which nothing is known but their heartbeats, and breaks what can break around them. Nobody may look offline who is not, and who stops must.
 func TestFleet(t *testing.T) {
+	t.Parallel()
 	s := startSystem(t, nil, nil)
 	n := s.tenant(t, "fleet")
 	n.Apply(t, fmt.Sprintf(`{apiVersion: rollcall.dev/v1alpha1, kind: EndpointPolicy, metadata: {name: fast}, spec: {heartbeat: {intervalSeconds: %d, missed: %d}}}`,

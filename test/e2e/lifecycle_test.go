@@ -32,6 +32,7 @@ import (
 // TestLifecycle takes one machine through everything that can happen to its identity. Each has its own problem document, its own words in
 // cytool, and none makes the agent throw its identity away.
 func TestLifecycle(t *testing.T) {
+	t.Parallel()
 	s := startSystem(t, []string{"--previous-key-lifetime=1s", "--renewal-grace=2h"}, nil)
 	n := s.tenant(t, "laptops")
 	text := n.tokenText(t, "laptops", "{expiresAfterHours: 0}")

@@ -39,6 +39,7 @@ const withinHeartbeat = 12 * time.Second
 
 // TestSession takes the websocket of a real agent through what networks and people do to it. The endpoint is online through all of it.
 func TestSession(t *testing.T) {
+	t.Parallel()
 	s := startSystem(t, steadyManager, sessionGateway)
 	n := s.tenant(t, "laptops")
 	text := n.tokenText(t, "laptops", "{expiresAfterHours: 0}")
@@ -103,6 +104,7 @@ func TestSession(t *testing.T) {
 
 // TestOldAgent: an agent from before the websocket is refused it, in the same words everywhere, and served by heartbeat.
 func TestOldAgent(t *testing.T) {
+	t.Parallel()
 	s := startSystem(t, steadyManager, sessionGateway)
 	n := s.tenant(t, "laptops")
 	n.Apply(t, sessionPolicy)
