@@ -124,8 +124,8 @@ func (w *world) enrol(ctx context.Context, n int) (err error) {
 	if err := w.start(ctx, "--write-rate=500"); err != nil {
 		return err
 	}
-	// no faster than the manager, and whoever is told to come again does soon
-	sim, err := w.Fleetsim(w.token, w.states, n, "--websocket=false", "--start-rate=80", "--retry-max=5s")
+	// a few at once are as fast as many, and whoever is told to come again does soon
+	sim, err := w.Fleetsim(w.token, w.states, n, "--websocket=false", "--enroll-at-once=24", "--retry-max=5s")
 	if err != nil {
 		return err
 	}

@@ -60,7 +60,7 @@ func (b *bench) memory(ctx context.Context) ([]table.Row, error) {
 		}
 		defer w.stopGateway()
 		open := drill.Order{Deed: drill.Open, Kind: drill.Session, Address: w.gateway.Address, Count: b.agents, Workers: dialers}
-		if _, err := b.fill(ctx, crowd, open, w.gateway); err != nil {
+		if _, _, err := b.fill(ctx, crowd, open, w.gateway); err != nil {
 			return nil, err
 		}
 		err = b.missed(ctx, &row, w.gateway, rig.Heap, func() error { return nil })
@@ -87,7 +87,7 @@ func (b *bench) held(ctx context.Context, crowd *rig.Crowd, kind drill.Kind, siz
 	}
 	defer stop()
 	open := drill.Order{Deed: drill.Open, Kind: kind, Address: address, Count: warmUp, Workers: dialers, Request: sizes.Request, Reply: sizes.Reply}
-	before, err := b.fill(ctx, crowd, open, server)
+	before, r, err := b.fill(ctx, crowd, open, server)
 	if err != nil {
 		return held{}, err
 	}
@@ -96,7 +96,10 @@ func (b *bench) held(ctx context.Context, crowd *rig.Crowd, kind drill.Kind, siz
 		return held{}, err
 	}
 	open.Count = b.agents - warmUp
-	after, err := b.fill(ctx, crowd, open, server)
+	if kind == drill.Session { // the others get as many bytes, and answer with as many
+		sizes.Request, sizes.Reply = r.Request, r.Reply
+	}
+	after, _, err := b.fill(ctx, crowd, open, server)
 	if err != nil {
 		return held{}, err
 	}
@@ -106,28 +109,33 @@ func (b *bench) held(ctx context.Context, crowd *rig.Crowd, kind drill.Kind, siz
 	}
 	n := float64(open.Count)
 	h := held{float64(after-before) / n, (now.Heap - heap.Heap) / n, (now.Stacks - heap.Stacks) / n}
-	r, err := crowd.Do(drill.Order{Deed: drill.Beat, Kind: kind, Workers: 1, Time: 100 * time.Millisecond})
-	if err != nil {
-		return held{}, err
-	}
-	if kind == drill.Session {
-		sizes.Request, sizes.Reply = r.Request, r.Reply
-	}
 	_, err = crowd.Do(drill.Order{Deed: drill.Close, Kind: kind})
 	return h, err
 }
 
-// fill connects agents and waits until the server is at rest.
-func (b *bench) fill(ctx context.Context, crowd *rig.Crowd, open drill.Order, server rig.Server) (int64, error) {
-	if _, err := crowd.Do(open); err != nil {
-		return 0, err
+// rest is how long agents are silent before they beat once more: less than in the field, and long enough to count as a wait.
+const rest = 3 * time.Second
+
+// fill connects agents and waits until the server is at rest, as it is in the field: what was due is written, and each agent has beaten once after
+// a while of silence. It returns what the server then holds, and what a heartbeat was.
+func (b *bench) fill(ctx context.Context, crowd *rig.Crowd, open drill.Order, server rig.Server) (int64, drill.Report, error) {
+	r, err := crowd.Do(open)
+	if err != nil {
+		return 0, r, err
 	}
 	if open.Kind == drill.Session {
 		if err := b.fleetOf.gateway.Idle(ctx, 2*time.Minute); err != nil {
-			return 0, err
+			return 0, r, err
 		}
 	}
-	return rig.Collected(ctx, server)
+	if err := pause(ctx, rest); err != nil {
+		return 0, r, err
+	}
+	if r, err = crowd.Do(drill.Order{Deed: drill.Round, Kind: open.Kind, Workers: dialers}); err != nil {
+		return 0, r, err
+	}
+	held, err := rig.Collected(ctx, server)
+	return held, r, err
 }
 
 // server is a running one of the kind; the gateway is the one of the fleet, and goes on.

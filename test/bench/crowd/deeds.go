@@ -46,6 +46,8 @@ func (c *crowd) do(o drill.Order) (drill.Report, error) {
 		return c.open(o)
 	case drill.Beat:
 		return c.beat(o)
+	case drill.Round:
+		return c.round(o)
 	case drill.Pace:
 		return c.pace(o)
 	case drill.Reconnect:
@@ -92,6 +94,17 @@ func (c *crowd) beat(o drill.Order) (drill.Report, error) {
 			if i >= len(clients) {
 				i = worker
 			}
+			t.time(clients[i].beat)
+		}
+	})
+	return t.report(clients), nil
+}
+
+// round has each client beat once.
+func (c *crowd) round(o drill.Order) (drill.Report, error) {
+	clients := c.clients[o.Kind]
+	t := c.share(o, func(t *tally, worker int) {
+		for i := worker; i < len(clients); i += o.Workers {
 			t.time(clients[i].beat)
 		}
 	})

@@ -21,6 +21,7 @@ type Deed string
 const (
 	Open      Deed = "open"      // connect Count clients and keep them
 	Beat      Deed = "beat"      // heartbeats in a closed loop, Workers at once, for Time
+	Round     Deed = "round"     // each client beats once
 	Pace      Deed = "pace"      // heartbeats at Rate a second, for Time, each timed
 	Reconnect Deed = "reconnect" // Count agents connect once, one after the other by Workers, and are closed at once
 	Close     Deed = "close"     // close them all
