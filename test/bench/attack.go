@@ -56,7 +56,7 @@ func (b *bench) attack(ctx context.Context) ([]table.Row, error) {
 		if _, err := crowd.Do(drill.Order{Deed: drill.Open, Kind: k.kind, Address: w.gateway.Address, Count: good, Workers: dialers}); err != nil {
 			return nil, err
 		}
-		if err := w.gateway.Idle(ctx, time.Minute); err != nil {
+		if err := b.settled(ctx); err != nil {
 			return nil, err
 		}
 		row, err := b.besieged(ctx, crowd, enemy, k.kind, k.rate)

@@ -46,7 +46,7 @@ func (b *bench) heartbeats(ctx context.Context) ([]table.Row, error) {
 			open.Request, open.Reply = r.Request, r.Reply // the others get as many bytes, and answer with as many
 		}
 	}
-	if err := b.fleetOf.gateway.Idle(ctx, 2*time.Minute); err != nil {
+	if err := b.settled(ctx); err != nil {
 		return nil, err
 	}
 	rates := map[drill.Kind][]float64{}

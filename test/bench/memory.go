@@ -113,6 +113,14 @@ func (b *bench) held(ctx context.Context, crowd *rig.Crowd, kind drill.Kind, siz
 	return h, err
 }
 
+// settled waits until all is written of what agents did, and the manager has written what follows.
+func (b *bench) settled(ctx context.Context) error {
+	if err := b.fleetOf.gateway.Idle(ctx, 2*time.Minute); err != nil {
+		return err
+	}
+	return b.fleetOf.Quiet(ctx, 2*time.Second)
+}
+
 // rest is how long agents are silent before they beat once more: less than in the field, and long enough to count as a wait.
 const rest = 3 * time.Second
 
@@ -124,7 +132,7 @@ func (b *bench) fill(ctx context.Context, crowd *rig.Crowd, open drill.Order, se
 		return 0, r, err
 	}
 	if open.Kind == drill.Session {
-		if err := b.fleetOf.gateway.Idle(ctx, 2*time.Minute); err != nil {
+		if err := b.settled(ctx); err != nil {
 			return 0, r, err
 		}
 	}

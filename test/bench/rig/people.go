@@ -2,6 +2,7 @@ package rig
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -26,6 +27,46 @@ func (s *System) Online(ctx context.Context, n int) error {
 	})
 }
 
+// Quiet waits until nobody has written to an Endpoint for a while.
+func (s *System) Quiet(ctx context.Context, while time.Duration) error {
+	endpoints, err := s.endpoints()
+	if err != nil {
+		return err
+	}
+	now, err := endpoints.List(ctx, metav1.ListOptions{Limit: 1})
+	if err != nil {
+		return err
+	}
+	w, err := endpoints.Watch(ctx, metav1.ListOptions{ResourceVersion: now.GetResourceVersion()})
+	if err != nil {
+		return err
+	}
+	defer w.Stop()
+	silence := time.NewTimer(while)
+	defer silence.Stop()
+	for {
+		select {
+		case _, open := <-w.ResultChan():
+			if !open {
+				return errors.New("the watch on Endpoints has ended")
+			}
+			silence.Reset(while)
+		case <-silence.C:
+			return nil
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+func (s *System) endpoints() (dynamic.ResourceInterface, error) {
+	c, err := dynamic.NewForConfig(s.API.Admin)
+	if err != nil {
+		return nil, err
+	}
+	return c.Resource(schema.GroupVersionResource{Group: "rollcall.dev", Version: "v1alpha1", Resource: "endpoints"}).Namespace(Tenant), nil
+}
+
 // Summaries remembers who was ever shown in a state.
 type Summaries struct {
 	endpoints dynamic.ResourceInterface
@@ -39,15 +80,12 @@ type Summaries struct {
 
 // Watch watches for endpoints that get into a state of one word, across an API server's absence.
 func (s *System) Watch(ctx context.Context, summary string) (*Summaries, error) {
-	c, err := dynamic.NewForConfig(s.API.Admin)
+	endpoints, err := s.endpoints()
 	if err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	w := &Summaries{
-		endpoints: c.Resource(schema.GroupVersionResource{Group: "rollcall.dev", Version: "v1alpha1", Resource: "endpoints"}).Namespace(Tenant),
-		selector:  "status.summary=" + summary, cancel: cancel, names: map[string]bool{},
-	}
+	w := &Summaries{endpoints: endpoints, selector: "status.summary=" + summary, cancel: cancel, names: map[string]bool{}}
 	first, err := w.start(ctx)
 	if err != nil {
 		cancel()
