@@ -148,7 +148,7 @@ func (w *world) start(ctx context.Context, args ...string) (err error) {
 
 // crowd starts clients with the first count agents of the fleet.
 func (b *bench) crowd(count int) (*rig.Crowd, error) {
-	return rig.NewCrowd(b.bin, b.dir, b.fleetOf.states, b.pki.CA, 0, count, "127.0.1.1", 0)
+	return rig.NewCrowd(b.bin, b.dir, b.fleetOf.states, b.pki.CA, 0, count, "127.0.1.1", false)
 }
 
 // missed takes the profile of what the gateway does in do, if a row has missed its goal, and adds where it is and what it begins with.

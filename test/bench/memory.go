@@ -20,10 +20,13 @@ const (
 )
 
 // held is what a server holds, in bytes per connected agent: in all, and of it by Go's own account.
-type held struct{ each, heap, stacks float64 }
+type held struct {
+	each float64
+	of   rig.Account
+}
 
 func (h held) String() string {
-	return fmt.Sprintf("%.1f KB, of which %.1f heap and %.1f stacks", h.each/1e3, h.heap/1e3, h.stacks/1e3)
+	return fmt.Sprintf("%.1f KB, of which %.1f objects, %.1f free space between them, %.1f stacks", h.each/1e3, h.of.Objects/1e3, (h.of.Heap-h.of.Objects)/1e3, h.of.Stacks/1e3)
 }
 
 // memory connects as many agents to each server, one server after the other, and compares what each holds once it is at rest.
@@ -91,7 +94,7 @@ func (b *bench) held(ctx context.Context, crowd *rig.Crowd, kind drill.Kind, siz
 	if err != nil {
 		return held{}, err
 	}
-	heap, err := server.Account(ctx)
+	first, err := server.Account(ctx)
 	if err != nil {
 		return held{}, err
 	}
@@ -108,7 +111,8 @@ func (b *bench) held(ctx context.Context, crowd *rig.Crowd, kind drill.Kind, siz
 		return held{}, err
 	}
 	n := float64(open.Count)
-	h := held{float64(after-before) / n, (now.Heap - heap.Heap) / n, (now.Stacks - heap.Stacks) / n}
+	grown := now.Less(first)
+	h := held{float64(after-before) / n, rig.Account{Objects: grown.Objects / n, Heap: grown.Heap / n, Stacks: grown.Stacks / n}}
 	_, err = crowd.Do(drill.Order{Deed: drill.Close, Kind: kind})
 	return h, err
 }

@@ -54,7 +54,7 @@ func (s *Subject) Account(context.Context) (a Account, err error) {
 		return a, err
 	}
 	line := string(b[bytes.LastIndex(b, []byte(subject.Collected))+1:])
-	if _, err := fmt.Sscanf(line, subject.Collected[1:]+"%g %g", &a.Heap, &a.Stacks); err != nil {
+	if _, err := fmt.Sscanf(line, subject.Collected[1:]+"%g %g %g", &a.Objects, &a.Heap, &a.Stacks); err != nil {
 		return a, fmt.Errorf("%s has not collected: %w", s.Name, err)
 	}
 	return a, nil
@@ -68,15 +68,19 @@ type Crowd struct {
 	answers *json.Decoder
 }
 
-// NewCrowd starts one with agents that fleetsim has enrolled in states, leaving out the first from, with an own address. Its niceness is as nice(1) has it.
-func NewCrowd(bin, logs, states, ca string, from, count int, source string, niceness int) (*Crowd, error) {
+// NewCrowd starts one with agents that fleetsim has enrolled in states, leaving out the first from, with an own address. Where it is humble, it
+// only gets the CPU time that nobody else wants (SCHED_IDLE).
+func NewCrowd(bin, logs, states, ca string, from, count int, source string, humble bool) (*Crowd, error) {
 	log, err := os.OpenFile(filepath.Join(logs, "crowd.log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		return nil, err
 	}
 	defer log.Close()
-	cmd := exec.Command("nice", "-n", strconv.Itoa(niceness), filepath.Join(bin, "crowd"),
-		"--states="+states, "--from="+strconv.Itoa(from), "--count="+strconv.Itoa(count), "--ca="+ca, "--source="+source)
+	command := []string{filepath.Join(bin, "crowd"), "--states=" + states, "--from=" + strconv.Itoa(from), "--count=" + strconv.Itoa(count), "--ca=" + ca, "--source=" + source}
+	if humble {
+		command = append([]string{"chrt", "--idle", "0"}, command...)
+	}
+	cmd := exec.Command(command[0], command[1:]...)
 	cmd.Stderr = log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	in, err := cmd.StdinPipe()

@@ -130,15 +130,22 @@ type Server interface {
 	Account(ctx context.Context) (Account, error)
 }
 
-// Account of a process' memory, in bytes that are in use.
-type Account struct{ Heap, Stacks float64 }
+// Account of a process' memory, in bytes: objects, the parts of the heap that they are in, and stacks.
+type Account struct{ Objects, Heap, Stacks float64 }
+
+// Less is the difference of two.
+func (a Account) Less(b Account) Account {
+	return Account{a.Objects - b.Objects, a.Heap - b.Heap, a.Stacks - b.Stacks}
+}
 
 // Account asks the gateway's metrics.
 func (g *Gateway) Account(ctx context.Context) (a Account, err error) {
-	if a.Heap, err = g.Metric(ctx, "go_memstats_heap_alloc_bytes"); err != nil {
-		return a, err
+	_, text, err := g.ask(ctx, "/metrics")
+	for name, to := range map[string]*float64{"heap_alloc": &a.Objects, "heap_inuse": &a.Heap, "stack_inuse": &a.Stacks} {
+		if err == nil {
+			*to, err = Sum(text, "go_memstats_"+name+"_bytes")
+		}
 	}
-	a.Stacks, err = g.Metric(ctx, "go_memstats_stack_inuse_bytes")
 	return a, err
 }
 

@@ -54,7 +54,7 @@ func config(pair tls.Certificate) *tls.Config {
 // Announce tells the bench where the server listens.
 func Announce(out io.Writer, address string) { fmt.Fprintln(out, address) }
 
-// Collected begins the line that a server logs after it has collected: bytes of the heap and of stacks.
+// Collected begins the line that a server logs after it has collected: bytes of objects, of the parts of the heap that they are in, and of stacks.
 const Collected = "collected: "
 
 // CollectOnSignal gives back what is not in use whenever SIGUSR1 comes, as the gateway does that is built for the bench. A collection halves
@@ -70,7 +70,7 @@ func CollectOnSignal() {
 			debug.FreeOSMemory()
 			var m runtime.MemStats
 			runtime.ReadMemStats(&m)
-			fmt.Fprintf(os.Stderr, "%s%d %d\n", Collected, m.HeapAlloc, m.StackInuse)
+			fmt.Fprintf(os.Stderr, "%s%d %d %d\n", Collected, m.HeapAlloc, m.HeapInuse, m.StackInuse)
 		}
 	}()
 }
