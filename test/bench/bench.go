@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/rollcall-dev/rollcall/hack/controlplane"
@@ -23,7 +24,19 @@ type bench struct {
 	// tmp has the programs, clusters and agents' states, and is removed; logs and profiles stay in options.dir.
 	tmp, bin string
 	pki      *rig.PKI
-	fleetOf  *world
+	// enrolment of the fleet, nil before it began; fleetOf is the fleet, once some row has waited for it.
+	enrolment *enrolment
+	fleetOf   *world
+
+	speaking sync.Mutex
+}
+
+// enrolment is a fleet's, under way or done.
+type enrolment struct {
+	cancel context.CancelFunc
+	done   chan struct{}
+	world  *world
+	err    error
 }
 
 // world is a control plane with agents that have enrolled, and one gateway at a time.
@@ -56,13 +69,19 @@ func newBench(ctx context.Context, out io.Writer, o *options) (_ *bench, err err
 
 // say tells a person who waits how far it is.
 func (b *bench) say(format string, args ...any) {
+	b.speaking.Lock()
+	defer b.speaking.Unlock()
 	fmt.Fprintf(b.out, "make bench: %4.0fs  %s\n", time.Since(b.began).Seconds(), fmt.Sprintf(format, args...))
 }
 
 func (b *bench) close() {
-	if b.fleetOf != nil {
-		b.fleetOf.stop()
-		b.fleetOf = nil
+	if e := b.enrolment; e != nil {
+		e.cancel()
+		<-e.done
+		if e.world != nil {
+			e.world.stop()
+		}
+		b.enrolment, b.fleetOf = nil, nil
 	}
 	_ = os.RemoveAll(b.tmp) // what is left of it is in the way of nobody
 }
@@ -82,23 +101,41 @@ func (w *world) stopGateway() {
 // policy of the fleet: what there is without one, but that nobody is called offline who is merely not running any more.
 const policy = `{apiVersion: rollcall.dev/v1alpha1, kind: EndpointPolicy, metadata: {name: bench}, spec: {heartbeat: {intervalSeconds: 300, missed: 12}}}`
 
-// world starts the fleet's system and has its agents enrol, once for all rows. They do not run afterwards.
-func (b *bench) world(ctx context.Context) (*world, error) {
-	if b.fleetOf != nil {
-		return b.fleetOf, nil
+// enrol begins to have the fleet's agents enrol, once for all rows. They do not run afterwards.
+func (b *bench) enrol(ctx context.Context) *enrolment {
+	if b.enrolment != nil {
+		return b.enrolment
 	}
-	w, err := b.system(ctx, "fleet", "--csr-retention=1s")
-	if err != nil {
-		return nil, err
-	}
-	b.fleetOf = w
+	ctx, cancel := context.WithCancel(ctx)
+	e := &enrolment{cancel: cancel, done: make(chan struct{})}
+	b.enrolment = e
 	b.say("enrolling %d agents", b.agents)
-	began := time.Now()
-	if err := w.enrol(ctx, b.agents); err != nil {
-		return nil, err
+	go func() {
+		defer close(e.done)
+		began := time.Now()
+		if e.world, e.err = b.system(ctx, "fleet", "--csr-retention=1s"); e.err == nil {
+			e.err = e.world.enrol(ctx, b.agents)
+		}
+		if e.err == nil {
+			b.say("%d agents enrolled in %.0f s", b.agents, time.Since(began).Seconds())
+		}
+	}()
+	return e
+}
+
+// world is the fleet's, once all agents have enrolled.
+func (b *bench) world(ctx context.Context) (*world, error) {
+	e := b.enrol(ctx)
+	select {
+	case <-e.done:
+	case <-ctx.Done():
+		return nil, ctx.Err()
 	}
-	b.say("enrolled in %.0f s", time.Since(began).Seconds())
-	return w, nil
+	if e.err != nil {
+		return nil, fmt.Errorf("enrol the fleet: %w", e.err)
+	}
+	b.fleetOf = e.world
+	return e.world, nil
 }
 
 // system starts a control plane and a manager.

@@ -55,6 +55,22 @@ func TestConclude(t *testing.T) {
 	}
 }
 
+func TestOrderOfMeasures(t *testing.T) {
+	if all := wanted(nil); len(all) != len(measures) || mayEnrol(all) {
+		t.Errorf("the first of all is measured while agents enrol, or there are %d", len(all))
+	}
+	if all := wanted(nil); !mayEnrol(all[1:]) {
+		t.Errorf("%s keeps agents from enrolling", all[1].key)
+	}
+	some := wanted([]string{"attack", "writes"})
+	if len(some) != 2 || some[0].key != "writes" || !mayEnrol(some) || mayEnrol(some[1:]) {
+		t.Errorf("%+v", some)
+	}
+	if mayEnrol(wanted([]string{"writes", "agent"})) {
+		t.Error("agents enrol that nobody needs")
+	}
+}
+
 func TestParse(t *testing.T) {
 	o, err := parse([]string{"--rows=memory,attack", "--n=1000"})
 	if err != nil || len(o.rows) != 2 || o.agents != 1000 {

@@ -48,6 +48,10 @@ func (b *bench) fleet(ctx context.Context) ([]table.Row, error) {
 		return nil, err
 	}
 	up := time.Since(killed)
+	if err := w.sessions(ctx, b.agents*95/100, 5*time.Minute); err != nil {
+		return nil, err
+	}
+	most := time.Since(killed)
 	if err := w.sessions(ctx, b.agents, 5*time.Minute); err != nil {
 		return nil, err
 	}
@@ -71,7 +75,8 @@ func (b *bench) fleet(ctx context.Context) ([]table.Row, error) {
 	return []table.Row{
 		{
 			Key: "fleet", Name: fmt.Sprintf("kill -9 of the gateway: until %d sessions are back", b.agents), Value: fmt.Sprintf("%.1f s", back.Seconds()),
-			Notes: []string{fmt.Sprintf("the new gateway was ready %.1f s after the kill; all was written down after %.1f s; fleetsim took %.0f MB at most", up.Seconds(), written.Seconds(), mb(clients))},
+			Notes: []string{fmt.Sprintf("the new gateway was ready %.1f s after the kill, 95 in 100 were back after %.1f s; all was written down after %.1f s; fleetsim took %.0f MB at most",
+				up.Seconds(), most.Seconds(), written.Seconds(), mb(clients))},
 		},
 		{Key: "fleet", Name: "the new gateway's memory at its peak meanwhile", Value: fmt.Sprintf("%.0f MB", mb(peak)), Beside: fmt.Sprintf("%d sessions", b.agents)},
 		{Key: "fleet", Name: "endpoints shown Offline meanwhile", Value: fmt.Sprint(shown), Goal: table.AtMost(float64(shown), 0, "")},
@@ -82,7 +87,7 @@ func (b *bench) fleet(ctx context.Context) ([]table.Row, error) {
 func (w *world) sessions(ctx context.Context, n int, patience time.Duration) error {
 	return rig.Poll(ctx, patience, func() error {
 		have, err := w.gateway.Metric(ctx, sessionsMetric)
-		if err == nil && int(have) != n {
+		if err == nil && int(have) < n {
 			err = fmt.Errorf("there are %.0f sessions, not %d", have, n)
 		}
 		return err

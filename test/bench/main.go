@@ -84,9 +84,11 @@ func run(ctx context.Context, out io.Writer, o *options) error {
 	machine := rig.Machine(o.agents)
 	var rows []table.Row
 	var failed []error
-	for _, m := range measures {
-		if len(o.rows) > 0 && !slices.Contains(o.rows, m.key) {
-			continue
+	left := wanted(o.rows)
+	for ; len(left) > 0; left = left[1:] {
+		m := left[0]
+		if mayEnrol(left) {
+			b.enrol(ctx)
 		}
 		b.say("%s: %s", m.key, m.what)
 		made, err := m.do(b, ctx)

@@ -32,7 +32,7 @@ func (b *bench) writes(ctx context.Context) ([]table.Row, error) {
 	if err := w.start(ctx, "--seen-refresh="+hour.String()); err != nil {
 		return nil, err
 	}
-	n := max(50, b.agents/25)
+	n := max(50, b.agents/50)
 	sim, err := w.Fleetsim(w.token, w.states, n)
 	if err != nil {
 		return nil, err
