@@ -166,10 +166,10 @@ func (s *Service) report(a *Agent, e store.Endpoint, next store.Connection, m *a
 func (s *Service) through(next store.Connection, via Via, now time.Time) store.Connection {
 	channel := v1alpha1.ChannelHeartbeat
 	if via.Session {
-		channel, next.Error = v1alpha1.ChannelWebSocket, ""
+		channel = v1alpha1.ChannelWebSocket
 	}
-	if next.Channel != channel {
-		next.Channel, next.Since = channel, now
+	if next.Channel != channel { // and what was wrong with the one before is over
+		next.Channel, next.Since, next.Error = channel, now, ""
 	}
 	next.Gateway, next.RemoteAddress = s.gateway(via), via.Address.String()
 	return next

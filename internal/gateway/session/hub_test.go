@@ -21,6 +21,27 @@ import (
 	"github.com/rollcall-dev/rollcall/internal/wire"
 )
 
+// What an agent says of the sessions before this one stays recorded, whoever writes what else.
+func TestWhyTheOneBeforeDidNotLastStays(t *testing.T) {
+	simulate(t, func(w *world) {
+		a := w.up(3, func(m *agentv1.Heartbeat) { m.SessionError = "the connection was cut" })
+		w.written()
+		w.change(func(e *store.Endpoint) { e.PolicyName = "other" })
+		w.wrote()
+		if c := w.endpoint().Connection; c.Error != "the connection was cut" {
+			t.Errorf("recorded is %q", c.Error)
+		}
+		w.change(func(e *store.Endpoint) { // the manager took this gateway for gone
+			e.Connection.Channel, e.Connection.Gateway, e.Connection.Error = v1alpha1.ChannelNone, "", "its gateway is gone"
+		})
+		w.wrote("WebSocket+seen")
+		if c := w.endpoint().Connection; c.Error != "" {
+			t.Errorf("the session is recorded again, with the error %q", c.Error)
+		}
+		a.wasClosed("")
+	})
+}
+
 // A session that has ended is recorded as down half a minute later, with its last message's time, unless something was heard meanwhile.
 func TestDown(t *testing.T) {
 	simulate(t, func(w *world) {
