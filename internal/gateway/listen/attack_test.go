@@ -236,8 +236,8 @@ func TestGoodAgentsBeatOnUnderAttack(t *testing.T) {
 			all = score{all.failed + scores[i].failed, append(all.took, scores[i].took...)}
 		}
 		t.Logf("agents %s: %s", name, all)
-		if kind == 1 && all.failed*10 > len(all.took) { // a loaded machine misses deadlines by itself
-			t.Errorf("%d attempts of agents %s failed, more than one in 10", all.failed, name)
+		if kind == 1 && all.failed*20 > len(all.took) {
+			t.Errorf("%d attempts of agents %s failed, more than one in 20", all.failed, name)
 		}
 	}
 }
