@@ -57,7 +57,7 @@ func (d *demo) run(ctx context.Context) (err error) {
 	sys := local.System{
 		Admin: d.admin, Bin: d.bin, Dir: d.in("system"), LogDir: d.in("log"), GatewayAddress: d.address(), ManagerArgs: demoPace, GatewayArgs: oneMachine,
 	}
-	if sys.GatewayListen, err = freeAddress(); err != nil {
+	if sys.GatewayListen, err = local.FreeAddress(); err != nil {
 		return err
 	}
 	endpoint := ""
@@ -203,15 +203,6 @@ func portFree(address string) error {
 		return fmt.Errorf("%s is taken by another program: stop that, or: make run GATEWAY_PORT=9443 (%w)", address, err)
 	}
 	return l.Close()
-}
-
-// freeAddress is where nothing listens at the moment.
-func freeAddress() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", fmt.Errorf("find a free port: %w", err)
-	}
-	return l.Addr().String(), l.Close()
 }
 
 // agent enrols this machine with the person's token and waits until the API shows it online.

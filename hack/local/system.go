@@ -49,10 +49,11 @@ func (s System) StartManager(ctx context.Context) (*Process, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the gateway's address: %w", err)
 	}
-	health, metrics, err := twoPorts()
+	ports, err := freeAddresses(2)
 	if err != nil {
 		return nil, err
 	}
+	health, metrics := ports[0], ports[1]
 	p, err := Start("manager", s.log("manager"), filepath.Join(s.Bin, cmp.Or(s.ManagerProgram, "rollcall-manager")), append([]string{
 		"--kubeconfig=" + kubeconfig, "--namespace=" + Namespace,
 		"--gateway-url=https://" + s.GatewayAddress, "--gateway-names=localhost,127.0.0.1," + host,
@@ -107,7 +108,7 @@ func (s System) LaunchGateway(name, address string) (*Process, func(context.Cont
 	if err := WriteKubeconfig(kubeconfig, s.Admin, "", Namespace); err != nil {
 		return nil, nil, err
 	}
-	health, _, err := twoPorts()
+	health, err := FreeAddress()
 	if err != nil {
 		return nil, nil, err
 	}
@@ -139,16 +140,24 @@ func Healthy(ctx context.Context, url string) error {
 	return nil
 }
 
-// twoPorts finds free loopback addresses. Another program could take one in between; then the process says so.
-func twoPorts() (string, string, error) {
-	var addresses [2]string
-	for i := range addresses {
+// FreeAddress is a loopback address that nobody listens on. Another program could take it in between; whoever listens on it then says so.
+func FreeAddress() (string, error) {
+	all, err := freeAddresses(1)
+	if err != nil {
+		return "", err
+	}
+	return all[0], nil
+}
+
+// freeAddresses are n different ones.
+func freeAddresses(n int) (all []string, err error) {
+	for range n {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
-			return "", "", fmt.Errorf("find a free port: %w", err)
+			return nil, fmt.Errorf("find a free port: %w", err)
 		}
-		defer l.Close()
-		addresses[i] = l.Addr().String()
+		defer l.Close() // once all are there
+		all = append(all, l.Addr().String())
 	}
-	return addresses[0], addresses[1], nil
+	return all, nil
 }

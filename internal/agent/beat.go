@@ -112,13 +112,13 @@ func (e *Engine) accepted(ctx context.Context, reply *agentv1.HeartbeatReply, re
 // untilNext is the policy's interval. While the policy has not come, just after an enrolment, the interval is not known: the agent asks soon,
 // and ever later.
 func (e *Engine) untilNext() time.Duration {
-	next := jitter(e.interval(), 0.1, e.Random())
+	next := session.Jitter(e.interval(), 0.1, e.Random())
 	if e.book.Complete() {
 		e.incomplete = 0
 		return next
 	}
 	e.incomplete = min(e.incomplete+1, 16)
-	return min(next, jitter(e.Timing.RetryBase<<(e.incomplete-1), 0.5, e.Random()))
+	return min(next, session.Jitter(e.Timing.RetryBase<<(e.incomplete-1), 0.5, e.Random()))
 }
 
 // compose is a heartbeat, and the tags of its sections.

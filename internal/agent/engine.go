@@ -268,7 +268,7 @@ func (e *Engine) finish(ctx context.Context, t *task, next time.Duration, err er
 	t.doneAt = e.boot()
 	if accepted, ok := errors.AsType[*client.Accepted](err); ok {
 		t.waiting, t.problem, t.failures = true, nil, 0
-		t.due = t.doneAt + jitter(max(accepted.RetryAfter, e.Timing.RetryBase), 0.2, e.Random())
+		t.due = t.doneAt + session.Jitter(max(accepted.RetryAfter, e.Timing.RetryBase), 0.2, e.Random())
 		return
 	}
 	if err != nil {

@@ -88,7 +88,7 @@ func (t Timing) after(r reaction, retryAfter time.Duration, failures int, random
 	if r.stop {
 		return never
 	}
-	wait := jitter(r.wait, 0.1, random)
+	wait := session.Jitter(r.wait, 0.1, random)
 	if r.wait == 0 {
 		ceiling := r.limit
 		if shift := min(failures, 30); t.RetryBase<<shift < ceiling && t.RetryBase<<shift > 0 {
@@ -96,12 +96,7 @@ func (t Timing) after(r reaction, retryAfter time.Duration, failures int, random
 		}
 		wait = time.Duration(random * float64(ceiling))
 	}
-	return max(wait, jitter(retryAfter, 0.2, random))
-}
-
-// jitter is d ± a share of it.
-func jitter(d time.Duration, share, random float64) time.Duration {
-	return time.Duration(float64(d) * (1 - share + 2*share*random))
+	return max(wait, session.Jitter(retryAfter, 0.2, random))
 }
 
 // renewAt is when to renew a certificate: at two thirds of its lifetime ± 5 % of it. Which is decided by its serial number: a restarted
@@ -112,5 +107,5 @@ func renewAt(cert *x509.Certificate) time.Time {
 	copy(serial[:], b[max(0, len(b)-len(serial)):])
 	random := float64(binary.BigEndian.Uint64(serial[:])) / math.MaxUint64
 	lifetime := cert.NotAfter.Sub(cert.NotBefore)
-	return cert.NotBefore.Add(lifetime*2/3 + jitter(lifetime/20, 1, random) - lifetime/20)
+	return cert.NotBefore.Add(lifetime*2/3 + session.Jitter(lifetime/20, 1, random) - lifetime/20)
 }

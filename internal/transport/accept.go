@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/net/http/httpguts"
 	"nhooyr.io/websocket"
 
 	"github.com/rollcall-dev/rollcall/internal/wire"
@@ -42,7 +43,7 @@ func checkUpgrade(r *http.Request) (*http.Request, *wire.Problem) {
 	switch {
 	case r.Method != http.MethodGet:
 		return nil, &wire.Problem{Name: wire.MethodNotAllowed, Detail: "A websocket begins with GET."}
-	case !r.ProtoAtLeast(1, 1), !slices.Contains(tokens(r, "Connection", strings.ToLower), "upgrade"), !slices.Contains(tokens(r, "Upgrade", strings.ToLower), "websocket"):
+	case !r.ProtoAtLeast(1, 1), !httpguts.HeaderValuesContainsToken(r.Header["Connection"], "upgrade"), !httpguts.HeaderValuesContainsToken(r.Header["Upgrade"], "websocket"):
 		return malformed("This route is a websocket: ask for it in HTTP/1.1 with Connection: Upgrade and Upgrade: websocket.")
 	case r.ContentLength != 0 || len(r.TransferEncoding) > 0:
 		return malformed("An upgrade request has no body.")
@@ -52,7 +53,7 @@ func checkUpgrade(r *http.Request) (*http.Request, *wire.Problem) {
 		return malformed("The header Sec-WebSocket-Key must be there once, with 16 random bytes in base64.")
 	}
 	served := []string{wire.Subprotocol, wire.SubprotocolJSON}
-	offered := tokens(r, "Sec-WebSocket-Protocol", func(s string) string { return s })
+	offered := subprotocols(r)
 	chosen := slices.IndexFunc(served, func(s string) bool { return slices.Contains(offered, s) })
 	if chosen < 0 {
 		return nil, &wire.Problem{
@@ -71,11 +72,11 @@ func isKey(s string) bool {
 	return err == nil && len(b) == 16
 }
 
-// tokens are the elements of a header that is a list.
-func tokens(r *http.Request, header string, fold func(string) string) (all []string) {
-	for _, line := range r.Header.Values(header) {
+// subprotocols that are offered. Unlike tokens of HTTP they are told apart by case.
+func subprotocols(r *http.Request) (all []string) {
+	for _, line := range r.Header.Values("Sec-WebSocket-Protocol") {
 		for one := range strings.SplitSeq(line, ",") {
-			all = append(all, fold(strings.TrimSpace(one)))
+			all = append(all, strings.TrimSpace(one))
 		}
 	}
 	return all

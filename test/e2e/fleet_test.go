@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"fmt"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -34,11 +33,7 @@ func TestFleet(t *testing.T) {
 	n := s.tenant(t, "fleet")
 	n.Apply(t, fmt.Sprintf(`{apiVersion: rollcall.dev/v1alpha1, kind: EndpointPolicy, metadata: {name: fast}, spec: {heartbeat: {intervalSeconds: %d, missed: %d}}}`,
 		int(fleetInterval.Seconds()), fleetMissed))
-	file := filepath.Join(t.TempDir(), "token")
-	if err := os.WriteFile(file, []byte(n.tokenText(t, "fleet", "{expiresAfterHours: 0, labels: {site: lab}}")), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	sim := startFleetsim(t, s, "fleetsim", file, fleetSize, "--websocket=false")
+	sim := startFleetsim(t, s, "fleetsim", fleetToken(t, n), fleetSize, "--websocket=false")
 
 	harness.Eventually(t, 60*time.Second, func() error {
 		online := strings.Count(n.Kubectl(t, "get", "fep", "--no-headers"), " Online ")

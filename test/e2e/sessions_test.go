@@ -62,7 +62,7 @@ func TestSessionsAreFree(t *testing.T) {
 func fleetToken(t testing.TB, n *tenant) (file string) {
 	t.Helper()
 	file = filepath.Join(t.TempDir(), "token")
-	if err := os.WriteFile(file, []byte(n.tokenText(t, "fleet", "{expiresAfterHours: 0}")), 0o600); err != nil {
+	if err := os.WriteFile(file, []byte(n.tokenText(t, "fleet", "{expiresAfterHours: 0, labels: {site: lab}}")), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	return file
@@ -100,15 +100,7 @@ var (
 // heartbeatsOnSessions is how many a gateway has heard.
 func heartbeatsOnSessions(t testing.TB, gateway *local.Process) int {
 	t.Helper()
-	log, err := os.ReadFile(gateway.Log)
-	if err != nil {
-		t.Fatal(err)
-	}
-	at := healthAddress.FindAllSubmatch(log, -1) // the newest: the log is of all starts
-	if at == nil {
-		t.Fatal("the gateway's log does not tell where its metrics are")
-	}
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+string(at[len(at)-1][1])+"/metrics", nil)
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+lastLogged(t, gateway, healthAddress)+"/metrics", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -218,13 +210,19 @@ var gatewayNames = regexp.MustCompile(`"gateway":"(gw-[a-z0-9-]+)","listen"`)
 // gatewayName is what a gateway calls itself, by its log.
 func gatewayName(t testing.TB, gateway *local.Process) string {
 	t.Helper()
-	log, err := os.ReadFile(gateway.Log)
+	return lastLogged(t, gateway, gatewayNames)
+}
+
+// lastLogged is what a process' log says, by a pattern, of its newest start.
+func lastLogged(t testing.TB, p *local.Process, pattern *regexp.Regexp) string {
+	t.Helper()
+	log, err := os.ReadFile(p.Log)
 	if err != nil {
 		t.Fatal(err)
 	}
-	all := gatewayNames.FindAllSubmatch(log, -1)
+	all := pattern.FindAllSubmatch(log, -1)
 	if all == nil {
-		t.Fatalf("%s does not tell the gateway's name", gateway.Log)
+		t.Fatalf("%s has nothing like %s", p.Log, pattern)
 	}
 	return string(all[len(all)-1][1])
 }

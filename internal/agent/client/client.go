@@ -132,18 +132,15 @@ func (c *Client) Heartbeat(ctx context.Context, m Moment, beat *agentv1.Heartbea
 	return reply, a.read(reply, func() error { return wire.CheckHeartbeatReply(reply) })
 }
 
-// exchange posts body. A server certificate that is out of its time is given a second chance while the agent only estimates the time.
+// exchange posts body.
 func (c *Client) exchange(ctx context.Context, m Moment, path string, body []byte, limit int64) (*answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, exchangeTimeout)
 	defer cancel()
-	c.time.Store(&m.Now)
-	a, err := c.post(ctx, path, body, limit)
-	if invalid, ok := errors.AsType[x509.CertificateInvalidError](err); ok && invalid.Reason == x509.Expired {
-		if now, plausible := m.within(invalid.Cert); plausible {
-			c.time.Store(&now)
-			a, err = c.post(ctx, path, body, limit)
-		}
-	}
+	var a *answer
+	err := m.try(&c.time, func() (err error) {
+		a, err = c.post(ctx, path, body, limit)
+		return err
+	})
 	if err != nil {
 		return nil, explain(c.server, err)
 	}
@@ -158,6 +155,20 @@ func (c *Client) post(ctx context.Context, path string, body []byte, limit int64
 	}
 	req.Header.Set("Content-Type", wire.Protobuf.ContentType())
 	return roundTrip(c.http, c.server, req, limit)
+}
+
+// try does something by the clock that certificates are judged by. A server certificate that is out of its time is given a second chance while
+// the agent only estimates the time.
+func (m Moment) try(clock *atomic.Pointer[time.Time], do func() error) error {
+	clock.Store(&m.Now)
+	err := do()
+	if invalid, ok := errors.AsType[x509.CertificateInvalidError](err); ok && invalid.Reason == x509.Expired {
+		if now, plausible := m.within(invalid.Cert); plausible {
+			clock.Store(&now)
+			err = do()
+		}
+	}
+	return err
 }
 
 // within moves an estimated time into the validity of a certificate, if the floor allows. Before the first beacon the machine's wall clock

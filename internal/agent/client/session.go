@@ -28,14 +28,11 @@ func (e *NotUpgraded) Unwrap() error { return e.Err }
 // Session opens a websocket, on a connection of its own; ctx bounds that alone. It may be called beside an exchange. Errors are
 // *transport.UpgradeError for an answer that was another, *NotUpgraded for none, and *wire.Problem where the server was not reached.
 func (c *Client) Session(ctx context.Context, m Moment) (*transport.Conn, error) {
-	c.sessionTime.Store(&m.Now)
-	conn, err := c.upgrade(ctx)
-	if invalid, ok := errors.AsType[x509.CertificateInvalidError](err); ok && invalid.Reason == x509.Expired {
-		if now, plausible := m.within(invalid.Cert); plausible {
-			c.sessionTime.Store(&now)
-			conn, err = c.upgrade(ctx)
-		}
-	}
+	var conn *transport.Conn
+	err := m.try(&c.sessionTime, func() (err error) {
+		conn, err = c.upgrade(ctx)
+		return err
+	})
 	return conn, err
 }
 

@@ -72,7 +72,7 @@ func (e End) degrades() bool {
 // asked for. failures counts from 1, random is in [0,1), beside says that heartbeats go by HTTPS.
 func (t *Timing) wait(e End, failures int, beside bool, random float64) time.Duration {
 	if e.Unsupported() {
-		return jitter(96*t.RefusedRetry, 0.1, random)
+		return Jitter(96*t.RefusedRetry, 0.1, random)
 	}
 	limit := t.RetryMax
 	if beside {
@@ -83,7 +83,7 @@ func (t *Timing) wait(e End, failures int, beside bool, random float64) time.Dur
 		ceiling = t.RetryBase << shift
 	}
 	// Above the floor, not around it; and spread, or all that were given the same would come back as one.
-	return max(time.Duration(random*float64(ceiling)), jitter(t.AtLeast(e), 0.1, random)*10/9)
+	return max(time.Duration(random*float64(ceiling)), Jitter(t.AtLeast(e), 0.1, random)*10/9)
 }
 
 // AtLeast is a floor of the backoff.
@@ -98,7 +98,7 @@ func (t *Timing) AtLeast(e End) time.Duration {
 	}
 }
 
-// jitter is d ± a share of it.
-func jitter(d time.Duration, share, random float64) time.Duration {
+// Jitter is d ± a share of it; random is in [0,1).
+func Jitter(d time.Duration, share, random float64) time.Duration {
 	return time.Duration(float64(d) * (1 - share + 2*share*random))
 }

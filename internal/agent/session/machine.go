@@ -158,7 +158,7 @@ func (m *Machine) Opened(now time.Duration) {
 func (m *Machine) Send(now time.Duration, beat bool, random float64) uint64 {
 	m.lastID++
 	m.asked = append(m.asked, question{id: m.lastID, at: now, beat: beat})
-	m.pingAt = now + jitter(m.ping(), 0.1, random)
+	m.pingAt = now + Jitter(m.ping(), 0.1, random)
 	return m.lastID
 }
 

@@ -103,7 +103,7 @@ func (s *Service) consider(a *Agent, mark uint64, m *agentv1.Heartbeat, via Via,
 		s.Forget(a.id)
 		return unknown()
 	}
-	next, p := s.judge(e, instance.Contact{Instance: instanceOf(m), Gateway: s.gateway(via), At: now})
+	next, p := s.judge(e, instance.Contact{Instance: InstanceOf(m.GetAgent()), Gateway: s.gateway(via), At: now})
 	if p != nil {
 		return p
 	}
@@ -140,8 +140,8 @@ func unknown() *wire.Problem {
 	return &wire.Problem{Name: wire.EndpointUnknown, Detail: "The Endpoint was deleted."}
 }
 
-func instanceOf(m *agentv1.Heartbeat) store.Instance {
-	a := m.GetAgent()
+// InstanceOf an agent, and which of its sessions, as it says of itself.
+func InstanceOf(a *agentv1.AgentInfo) store.Instance {
 	return store.Instance{Epoch: number(a.GetEpoch()), ID: a.GetInstanceId(), Session: number(a.GetSessionNumber())}
 }
 

@@ -8,6 +8,7 @@ import (
 
 	agentv1 "github.com/rollcall-dev/rollcall/api/agent/v1"
 	"github.com/rollcall-dev/rollcall/internal/gateway/auth"
+	"github.com/rollcall-dev/rollcall/internal/gateway/heartbeat"
 	"github.com/rollcall-dev/rollcall/internal/store"
 	"github.com/rollcall-dev/rollcall/internal/wire"
 )
@@ -46,7 +47,7 @@ func FuzzHandle(f *testing.F) {
 		w.peek(message)
 		if w.raw != nil && hub.config.Beats.Again(s.agent, w.raw, time.Now(), w.beat()) {
 			decoded := &agentv1.AgentMessage{}
-			if proto.Unmarshal(message, decoded) == nil && (decoded.GetId() != w.reply.Re || instanceOf(decoded.GetHeartbeat().GetAgent()) != s.instance) {
+			if proto.Unmarshal(message, decoded) == nil && (decoded.GetId() != w.reply.Re || heartbeat.InstanceOf(decoded.GetHeartbeat().GetAgent()) != s.instance) {
 				t.Errorf("%v was taken for the last heartbeat, with id %d", decoded, w.reply.Re)
 			}
 		}

@@ -137,14 +137,14 @@ func (s *Session) begin(now time.Time, m *agentv1.Heartbeat, w *work) *wire.Prob
 	if _, p := s.hub.config.Auth.Check(s.credentials, now); p != nil { // revoked since the upgrade
 		return p
 	}
-	s.instance = instanceOf(a)
+	s.instance = heartbeat.InstanceOf(a)
 	via := s.via()
 	via.Accepted = func() *wire.Problem { return s.hub.up(s) }
 	return s.judged(now, m, via, w)
 }
 
 func (s *Session) beat(now time.Time, m *agentv1.Heartbeat, w *work) *wire.Problem {
-	if instanceOf(m.GetAgent()) != s.instance {
+	if heartbeat.InstanceOf(m.GetAgent()) != s.instance {
 		return malformed("agent.epoch, instance_id and session_number stay the same within a session")
 	}
 	if p := s.hub.config.Beats.Admit(s.agent, now); p != nil {
@@ -168,10 +168,6 @@ func (s *Session) listen() {
 }
 
 func (s *Session) via() heartbeat.Via { return heartbeat.Via{Session: true, Address: s.address} }
-
-func instanceOf(a *agentv1.AgentInfo) store.Instance {
-	return store.Instance{Epoch: int64(a.GetEpoch()), ID: a.GetInstanceId(), Session: int64(a.GetSessionNumber())} //nolint:gosec // bounded by wire.MaxNumber
-}
 
 func malformed(detail string) *wire.Problem {
 	return &wire.Problem{Name: wire.Malformed, Detail: "The message is not acceptable: " + detail + "."}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -155,13 +154,4 @@ func Collected(ctx context.Context, s Server) (int64, error) {
 		return 0, err
 	}
 	return probe.Settled(ctx, s.PID(), 1500*time.Millisecond, 15*time.Second)
-}
-
-func freeAddress() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", fmt.Errorf("find a free port: %w", err)
-	}
-	defer l.Close()
-	return l.Addr().String(), nil
 }

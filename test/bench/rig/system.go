@@ -67,7 +67,7 @@ func Start(ctx context.Context, dir, logs, bin string, managerArgs ...string) (*
 	if err != nil {
 		return nil, err
 	}
-	address, err := freeAddress()
+	address, err := local.FreeAddress()
 	if err != nil {
 		return nil, err
 	}
@@ -180,7 +180,7 @@ func (s *System) Gateway(ctx context.Context, ready func(ok bool, text string) b
 	if err := local.WriteKubeconfig(kubeconfig, s.API.Admin, "", local.Namespace); err != nil {
 		return nil, err
 	}
-	health, err := freeAddress()
+	health, err := local.FreeAddress()
 	if err != nil {
 		return nil, err
 	}
