@@ -117,14 +117,16 @@ func TestFleetComesBack(t *testing.T) {
 		timing: agent.DefaultTiming(), log: logr.Discard(), progress: io.Discard,
 	}
 	o.timing.RetryBase, o.timing.RetryMax = 50*time.Millisecond, 200*time.Millisecond
-	var all, restarted, back time.Time
+	var all, stopped, restarted, back time.Time
 	sum := live(t, o, func() bool {
 		connected := len(g.Sessions()) == count
 		switch {
 		case all.IsZero() && connected:
 			all = time.Now()
-		case restarted.IsZero() && connected && time.Since(all) > time.Second: // it has seen that
+		case stopped.IsZero() && connected && time.Since(all) > time.Second: // it has seen that
 			g.Stop()
+			stopped = time.Now()
+		case !stopped.IsZero() && restarted.IsZero() && time.Since(stopped) > time.Second: // and that: it looks every 100 ms
 			g.Start(f.ServerCA, fleettest.Serving(time.Now().Add(-time.Hour), time.Now().Add(time.Hour)))
 			restarted = time.Now()
 		case !restarted.IsZero() && back.IsZero() && connected && g.Upgrades() >= 2*count:
