@@ -65,7 +65,7 @@ func build(o *options, log logr.Logger) (*process, error) {
 		return nil, err
 	}
 	certificates := enroll.New(enroll.Config{
-		Source: s, Wait: o.certificateWait, Renewal: limit.Rate{Every: o.renewSpacing, Burst: 1},
+		Source: s, Wait: o.certificateWait, Waiting: max(1, o.maxStrangers/4), Renewal: limit.Rate{Every: o.renewSpacing, Burst: 1},
 		PerSource: limit.PerSecond(o.perSource, int(5*o.perSource)), PerToken: limit.PerSecond(o.perToken, int(o.perToken)), Total: limit.PerSecond(o.total, int(o.total)),
 	})
 	tell(s, beats, certificates, sessions)

@@ -145,7 +145,7 @@ func newWorld(t testing.TB) *world {
 	})
 	g := New(Config{
 		Source: w.book, Auth: judge, Metrics: metrics, Log: logr.Discard(), Heartbeat: w.beats, Sessions: w.hub,
-		Enroll: enroll.New(enroll.Config{Source: w.book, PerSource: wide, PerToken: wide, Total: wide, Renewal: wide, Wait: time.Minute}),
+		Enroll: enroll.New(enroll.Config{Source: w.book, PerSource: wide, PerToken: wide, Total: wide, Renewal: wide, Wait: time.Minute, Waiting: 100}),
 	})
 	serving := certificate(t, ca, caKey, func(c *x509.Certificate) { c.DNSNames = []string{"gateway"} })
 	w.server = listen.New(listen.Config{

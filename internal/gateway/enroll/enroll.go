@@ -38,8 +38,10 @@ type Config struct {
 	PerSource, PerToken, Total limit.Rate
 	// Renewal limits the renewals of one endpoint.
 	Renewal limit.Rate
-	// Wait is how long a request waits for the manager's answer.
-	Wait time.Duration
+	// Wait is how long a request waits for the manager's answer, Waiting how many do at once: no more than there are places for strangers'
+	// connections, or those who wait keep out those who come.
+	Wait    time.Duration
+	Waiting int
 }
 
 const (
@@ -56,7 +58,9 @@ type Service struct {
 	perToken  *limit.Keyed[string]
 
 	mu       sync.Mutex
-	total    limit.State
+	total    limit.Queue
+	waiting  int
+	turns    limit.Queue          // of those for whom there was no place to wait
 	renewals map[string]*renewals // by identity
 }
 
@@ -107,6 +111,11 @@ func (s *Service) Enroll(ctx context.Context, m *agentv1.EnrollRequest, from net
 	if p := s.judgeToken(token, known, claimed, now); p != nil {
 		return Answer{}, p
 	}
+	leave, p := s.enter(now)
+	if p != nil {
+		return Answer{}, p
+	}
+	defer leave()
 	if p := s.limit(from, token.UID, now); p != nil {
 		return Answer{}, p
 	}
@@ -159,6 +168,24 @@ func (s *Service) repeated(t store.Token, csrDER []byte) bool {
 	}
 	e, there := s.config.Source.EndpointByKey(key)
 	return there && e.Keys[0] == key
+}
+
+// enter takes one of the places to wait in. Who gets none is told so at once, and when to come again, at the rate at which all are served.
+func (s *Service) enter(now time.Time) (leave func(), p *wire.Problem) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.waiting >= s.config.Waiting {
+		return nil, &wire.Problem{
+			Name: wire.Overloaded, RetryAfter: s.turns.Turn(s.config.Total, again, now),
+			Detail: "Many machines enrol at once, each gets its turn.",
+		}
+	}
+	s.waiting++
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.waiting--
+	}, nil
 }
 
 // limit counts a request whose proof is about to be verified; token is empty for a renewal.

@@ -13,7 +13,9 @@ import (
 	"math/big"
 	"net/netip"
 	"net/url"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	agentv1 "github.com/rollcall-dev/rollcall/api/agent/v1"
@@ -42,7 +44,7 @@ type book struct {
 	tokens    map[string]store.Token
 	byKey     map[store.KeyHash]store.Endpoint
 	byID      map[string]store.Endpoint
-	certified int
+	certified atomic.Int32
 	answer    func(ctx context.Context) ([]byte, error)
 }
 
@@ -61,13 +63,13 @@ func (b *book) EndpointByIdentity(id string) (store.Endpoint, bool) {
 }
 
 func (b *book) Certify(ctx context.Context, _, _ []byte, _ *agentv1.Envelope) ([]byte, error) {
-	b.certified++
+	b.certified.Add(1)
 	return b.answer(ctx)
 }
 
 func newService(b *book) *Service {
 	wide := limit.PerSecond(1000, 1000)
-	return New(Config{Source: b, PerSource: wide, PerToken: wide, Total: wide, Renewal: limit.Rate{Every: time.Minute, Burst: 1}, Wait: time.Second})
+	return New(Config{Source: b, PerSource: wide, PerToken: wide, Total: wide, Renewal: limit.Rate{Every: time.Minute, Burst: 1}, Wait: time.Second, Waiting: 4})
 }
 
 func newKey(t testing.TB) *ecdsa.PrivateKey {
@@ -203,8 +205,8 @@ func TestEnroll(t *testing.T) {
 			s.config.Wait = time.Millisecond
 			answer, problem := s.Enroll(t.Context(), &agentv1.EnrollRequest{Enrollment: signed}, home, now)
 			check(t, answer, problem, test.want, test.after)
-			if (b.certified > 0) != test.asked {
-				t.Errorf("%d requests were written, want some: %v", b.certified, test.asked)
+			if (b.certified.Load() > 0) != test.asked {
+				t.Errorf("%d requests were written, want some: %v", b.certified.Load(), test.asked)
 			}
 		})
 	}
@@ -265,11 +267,53 @@ func TestEnrollmentsAreLimited(t *testing.T) {
 			if got := ask(netip.MustParseAddr("198.51.100.1")); (got == wire.Throttled) != test.elsewhere {
 				t.Errorf("from elsewhere: %s", got)
 			}
-			if b.certified > 0 {
+			if b.certified.Load() > 0 {
 				t.Error("something was written")
 			}
 		})
 	}
+}
+
+// While as many wait for the manager as may, others are answered at once, each with a turn of its own, and nothing of theirs is written or counted.
+func TestFewWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		pub, key := token(t)
+		b := &book{trust: &store.Trust{Trust: &identity.Trust{FleetID: fleet}}, tokens: map[string]store.Token{tokenUID: {Ref: store.Ref{UID: tokenUID}, Key: pub}}}
+		b.answer = func(ctx context.Context) ([]byte, error) { <-ctx.Done(); return nil, store.ErrPending }
+		s := newService(b)
+		s.config.Total = limit.Rate{Every: 10 * time.Millisecond, Burst: 100}
+		ask := func() (Answer, *wire.Problem) {
+			signed, err := envelope.Seal(key, envelope.Enrollment, &agentv1.Enrollment{FleetId: fleet, TokenUid: tokenUID, Csr: csrOf(t, newKey(t)), Hostname: "devbox", AgentVersion: "8.0.0"})
+			if err != nil {
+				t.Error(err)
+			}
+			return s.Enroll(t.Context(), &agentv1.EnrollRequest{Enrollment: signed}, home, time.Now())
+		}
+		for range s.config.Waiting {
+			go func() {
+				if a, p := ask(); p != nil || a.After == 0 {
+					t.Errorf("who waits got %+v, %v", a, p)
+				}
+			}()
+		}
+		synctest.Wait()
+		began := time.Now()
+		for i := range 50 {
+			_, p := ask()
+			if want := again + time.Duration(i)*s.config.Total.Every; p == nil || p.Name != wire.Overloaded || p.RetryAfter != want {
+				t.Fatalf("the %dth who finds no place got %v, want a turn in %s", i, p, want)
+			}
+		}
+		if time.Since(began) > 0 || int(b.certified.Load()) != s.config.Waiting {
+			t.Errorf("they were answered after %s, %d were written", time.Since(began), b.certified.Load())
+		}
+		time.Sleep(s.config.Wait)
+		synctest.Wait()
+		b.answer = issued
+		if a, p := ask(); p != nil || a.Certificate == nil {
+			t.Errorf("when there is room again: %+v, %v", a, p)
+		}
+	})
 }
 
 func TestRenew(t *testing.T) {
@@ -360,8 +404,8 @@ func TestRenew(t *testing.T) {
 			s := newService(b)
 			answer, problem := s.Renew(t.Context(), &agentv1.RenewRequest{Renewal: signed}, home, false, now)
 			check(t, answer, problem, test.want, false)
-			if (b.certified == 1) != (test.want == "") {
-				t.Errorf("%d requests were written", b.certified)
+			if (b.certified.Load() == 1) != (test.want == "") {
+				t.Errorf("%d requests were written", b.certified.Load())
 			}
 			if test.want != "" {
 				return

@@ -21,6 +21,11 @@ func (s *Service) Renew(ctx context.Context, m *agentv1.RenewRequest, from netip
 	if !ok {
 		return Answer{}, auth.NotReady("the trust bundle was not read yet")
 	}
+	leave, p := s.enter(now)
+	if p != nil {
+		return Answer{}, p
+	}
+	defer leave()
 	if !known {
 		if p := s.limit(from, "", now); p != nil {
 			return Answer{}, p

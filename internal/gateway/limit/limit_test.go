@@ -1,6 +1,7 @@
 package limit
 
 import (
+	"math/rand/v2"
 	"net/netip"
 	"testing"
 	"time"
@@ -39,6 +40,44 @@ func TestRateHolds(t *testing.T) {
 	})
 }
 
+// A storm is let in at the rate, and who is sent away gets a turn: those who keep to theirs are all let in.
+func TestStormBecomesAQueue(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		perSecond := rapid.IntRange(1, 500).Draw(t, "rate")
+		rate := PerSecond(float64(perSecond), perSecond)
+		storm := rapid.IntRange(1, 500).Draw(t, "agents")
+		now := time.Unix(1_800_000_000, 0)
+		var q Queue
+		waiting := map[time.Time]int{now: storm}
+		in, tries := 0, 0
+		for at := now; len(waiting) > 0; at = at.Add(time.Millisecond) {
+			for n := waiting[at]; n > 0; n-- {
+				tries++
+				wait, ok := q.Take(rate, at)
+				if ok {
+					in++
+					continue
+				}
+				if wait < minTurn || wait > maxTurn {
+					t.Fatalf("told to come again after %s", wait)
+				}
+				seconds := (wait + time.Second - 1) / time.Second // on the wire
+				waiting[at.Add(seconds*time.Second+time.Duration(rand.N(300))*time.Millisecond)]++
+			}
+			delete(waiting, at)
+			if most := int(at.Sub(now)/rate.Every) + rate.Burst; in > most {
+				t.Fatalf("%d are in, of %d", in, most)
+			}
+		}
+		if in != storm {
+			t.Fatalf("%d of %d are in", in, storm)
+		}
+		if most := 3 * storm; tries > most && time.Duration(storm)*rate.Every < maxTurn {
+			t.Fatalf("%d tries of %d agents", tries, storm)
+		}
+	})
+}
+
 func TestKeysAreApartAndFew(t *testing.T) {
 	now := time.Unix(1_800_000_000, 0)
 	l := New[int](PerSecond(1, 1), 100)
@@ -53,12 +92,12 @@ func TestKeysAreApartAndFew(t *testing.T) {
 	for k := range 10_000 {
 		l.Take(1000+k, now)
 	}
-	if len(l.states) > 100 {
-		t.Errorf("%d keys are remembered, at most 100", len(l.states))
+	if len(l.queues) > 100 {
+		t.Errorf("%d keys are remembered, at most 100", len(l.queues))
 	}
 	l.Take(-1, now.Add(time.Hour))
-	if len(l.states) != 1 {
-		t.Errorf("%d keys are remembered though all but one are rested", len(l.states))
+	if len(l.queues) != 1 {
+		t.Errorf("%d keys are remembered though all but one are rested", len(l.queues))
 	}
 }
 

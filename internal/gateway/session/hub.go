@@ -60,7 +60,7 @@ type Hub struct {
 	// some time later, that is corrected.
 	ended   map[string]ending
 	endings []ending
-	gate    gate
+	gate    limit.Queue
 	pushes  pushes
 }
 

@@ -340,44 +340,6 @@ func TestNoSessionBeginsWhileDraining(t *testing.T) {
 	})
 }
 
-// A storm is let in at the rate, and who is sent away gets a turn: those who keep to theirs are all let in.
-func TestStormBecomesAQueue(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		perSecond := rapid.IntRange(1, 500).Draw(t, "rate")
-		rate := limit.PerSecond(float64(perSecond), perSecond)
-		storm := rapid.IntRange(1, 500).Draw(t, "agents")
-		now := time.Unix(1_800_000_000, 0)
-		var g gate
-		waiting := map[time.Time]int{now: storm}
-		in, tries := 0, 0
-		for at := now; len(waiting) > 0; at = at.Add(time.Millisecond) {
-			for n := waiting[at]; n > 0; n-- {
-				tries++
-				p := g.take(rate, at)
-				if p == nil {
-					in++
-					continue
-				}
-				if p.RetryAfter < time.Second || p.RetryAfter > maxTurn+rate.Every {
-					t.Fatalf("told to come again after %s", p.RetryAfter)
-				}
-				seconds := (p.RetryAfter + time.Second - 1) / time.Second // on the wire
-				waiting[at.Add(seconds*time.Second+time.Duration(rand.N(300))*time.Millisecond)]++
-			}
-			delete(waiting, at)
-			if most := int(at.Sub(now)/rate.Every) + rate.Burst; in > most {
-				t.Fatalf("%d are in, of %d", in, most)
-			}
-		}
-		if in != storm {
-			t.Fatalf("%d of %d are in", in, storm)
-		}
-		if most := 3 * storm; tries > most && time.Duration(storm)*rate.Every < maxTurn {
-			t.Fatalf("%d tries of %d agents", tries, storm)
-		}
-	})
-}
-
 // Whatever comes at once, in the end there is one session, the highest, and it is the one that is recorded.
 func TestManyAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
