@@ -14,6 +14,22 @@ import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 // +kubebuilder:validation:Enum=QuarantineFile;RestoreFile;TerminateProcess;IsolateEndpoint;CancelIsolation;LiveTerminal;SetEndpointProxy;DisableEndpointProxy;RetrieveFiles;RetrieveSecurityEventData;RetrieveSupportFile;PerformHeartbeat
 type ActionType string
 
+// The types of action.
+const (
+	QuarantineFile            ActionType = "QuarantineFile"
+	RestoreFile               ActionType = "RestoreFile"
+	TerminateProcess          ActionType = "TerminateProcess"
+	IsolateEndpoint           ActionType = "IsolateEndpoint"
+	CancelIsolation           ActionType = "CancelIsolation"
+	LiveTerminal              ActionType = "LiveTerminal"
+	SetEndpointProxy          ActionType = "SetEndpointProxy"
+	DisableEndpointProxy      ActionType = "DisableEndpointProxy"
+	RetrieveFiles             ActionType = "RetrieveFiles"
+	RetrieveSecurityEventData ActionType = "RetrieveSecurityEventData"
+	RetrieveSupportFile       ActionType = "RetrieveSupportFile"
+	PerformHeartbeat          ActionType = "PerformHeartbeat"
+)
+
 // LocalName is the name of an object in the same namespace.
 // +kubebuilder:validation:MinLength=1
 // +kubebuilder:validation:MaxLength=253
@@ -24,6 +40,11 @@ type LocalName string
 // never trusted.
 // +kubebuilder:validation:MaxLength=128
 type Text string
+
+// FilePath is an absolute path on a machine.
+// +kubebuilder:validation:MinLength=1
+// +kubebuilder:validation:MaxLength=4096
+type FilePath string
 
 // SHA256 is a digest in lower-case hexadecimal.
 // +kubebuilder:validation:MaxLength=64
@@ -125,3 +146,17 @@ const ConditionStalled = "Stalled"
 // ConditionReconciling of every kind: it will be as it was declared by itself,
 // and is not yet. It is there only while it is true, as kstatus has it.
 const ConditionReconciling = "Reconciling"
+
+// EndpointFailure is one endpoint that failed.
+type EndpointFailure struct {
+	// endpointName is which.
+	// +required
+	EndpointName LocalName `json:"endpointName"`
+	// reason in one word.
+	// +required
+	Reason Text `json:"reason"`
+	// message in words.
+	// +optional
+	// +kubebuilder:validation:MaxLength=256
+	Message string `json:"message,omitempty"`
+}

@@ -13,6 +13,7 @@ var GroupVersion = schema.GroupVersion{Group: "rollcall.dev", Version: "v1alpha1
 func AddToScheme(s *runtime.Scheme) error {
 	s.AddKnownTypes(GroupVersion,
 		&Endpoint{}, &EndpointList{},
+		&EndpointAction{}, &EndpointActionList{},
 		&EndpointPolicy{}, &EndpointPolicyList{},
 		&EnrollmentToken{}, &EnrollmentTokenList{},
 	)

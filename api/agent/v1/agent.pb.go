@@ -271,12 +271,77 @@ func (Section) EnumDescriptor() ([]byte, []int) {
 	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{3}
 }
 
+// Outcome of an action.
+type Outcome int32
+
+const (
+	// Not known.
+	Outcome_OUTCOME_UNSPECIFIED Outcome = 0
+	// It was done.
+	Outcome_OUTCOME_SUCCEEDED Outcome = 1
+	// It was tried, and was not done.
+	Outcome_OUTCOME_FAILED Outcome = 2
+	// It was begun, and the agent cannot tell how far it came.
+	Outcome_OUTCOME_UNKNOWN Outcome = 3
+	// It was taken back in time.
+	Outcome_OUTCOME_CANCELLED Outcome = 4
+	// It was not begun; the reason is PastDeadline, Unsupported, DisabledByPolicy or Superseded.
+	Outcome_OUTCOME_REFUSED Outcome = 5
+)
+
+// Enum value maps for Outcome.
+var (
+	Outcome_name = map[int32]string{
+		0: "OUTCOME_UNSPECIFIED",
+		1: "OUTCOME_SUCCEEDED",
+		2: "OUTCOME_FAILED",
+		3: "OUTCOME_UNKNOWN",
+		4: "OUTCOME_CANCELLED",
+		5: "OUTCOME_REFUSED",
+	}
+	Outcome_value = map[string]int32{
+		"OUTCOME_UNSPECIFIED": 0,
+		"OUTCOME_SUCCEEDED":   1,
+		"OUTCOME_FAILED":      2,
+		"OUTCOME_UNKNOWN":     3,
+		"OUTCOME_CANCELLED":   4,
+		"OUTCOME_REFUSED":     5,
+	}
+)
+
+func (x Outcome) Enum() *Outcome {
+	p := new(Outcome)
+	*p = x
+	return p
+}
+
+func (x Outcome) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Outcome) Descriptor() protoreflect.EnumDescriptor {
+	return file_api_agent_v1_agent_proto_enumTypes[4].Descriptor()
+}
+
+func (Outcome) Type() protoreflect.EnumType {
+	return &file_api_agent_v1_agent_proto_enumTypes[4]
+}
+
+func (x Outcome) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Outcome.Descriptor instead.
+func (Outcome) EnumDescriptor() ([]byte, []int) {
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{4}
+}
+
 // Envelope is a signed message in the form DSSE v1 (github.com/secure-systems-lab/dsse). The signature covers type and payload; verify it
 // before the payload is parsed. In JSON it is the DSSE object.
 type Envelope struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// payload_type is application/vnd.rollcall.<x>.v1+json, where x names the message inside: trust, beacon, assignment, policy, enrollment
-	// or renewal. Required, at most 128 bytes of printable ASCII. A verifier demands the type that it expects.
+	// payload_type is application/vnd.rollcall.<x>.v1+json, where x names the message inside: trust, beacon, assignment, policy, action,
+	// cancel, enrollment, renewal or result. Required, at most 128 bytes of printable ASCII. A verifier demands the type that it expects.
 	PayloadType string `protobuf:"bytes,1,opt,name=payload_type,json=payloadType,proto3" json:"payload_type,omitempty"`
 	// payload is the message in proto3 JSON, byte for byte as it was signed. Required; at most 5 KiB in an enrolment or a renewal, else
 	// 32 KiB.
@@ -999,6 +1064,1126 @@ func (x *MaintenanceWindow) GetTimeZone() string {
 	return ""
 }
 
+// Action is one deed for one endpoint. Payload of the type action, signed by an order key. The agent does it at most once: action_uid is on its
+// disk before it says that it has it, again before it begins, and the result before it is sent.
+type Action struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// fleet_id as in the bundle. Required.
+	FleetId string `protobuf:"bytes,1,opt,name=fleet_id,json=fleetId,proto3" json:"fleet_id,omitempty"`
+	// identity_id is the identity in the agent's certificate. Required.
+	IdentityId string `protobuf:"bytes,2,opt,name=identity_id,json=identityId,proto3" json:"identity_id,omitempty"`
+	// action_uid is the UID of the EndpointAction. Required.
+	ActionUid string `protobuf:"bytes,3,opt,name=action_uid,json=actionUid,proto3" json:"action_uid,omitempty"`
+	// issued_at orders actions on the same thing. Required.
+	IssuedAt *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=issued_at,json=issuedAt,proto3" json:"issued_at,omitempty"`
+	// expires_at: from then on it is not begun. Required.
+	ExpiresAt *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
+	// requires are capabilities that the agent must have, or it refuses with the reason Unsupported: at most 8.
+	Requires []string `protobuf:"bytes,6,rep,name=requires,proto3" json:"requires,omitempty"`
+	// requested_by names who asked, for the log.
+	RequestedBy string `protobuf:"bytes,7,opt,name=requested_by,json=requestedBy,proto3" json:"requested_by,omitempty"`
+	// reason in words, for the log.
+	Reason string `protobuf:"bytes,8,opt,name=reason,proto3" json:"reason,omitempty"`
+	// active_deadline is how long it may run once begun: 1 s to 24 h. Required. The agent ends it with the reason TimedOut.
+	ActiveDeadline *durationpb.Duration `protobuf:"bytes,9,opt,name=active_deadline,json=activeDeadline,proto3" json:"active_deadline,omitempty"`
+	// parameters say what to do. One that the agent does not know is refused with the reason Unsupported.
+	//
+	// Types that are valid to be assigned to Parameters:
+	//
+	//	*Action_QuarantineFile
+	//	*Action_RestoreFile
+	//	*Action_TerminateProcess
+	//	*Action_IsolateEndpoint
+	//	*Action_CancelIsolation
+	//	*Action_LiveTerminal
+	//	*Action_SetEndpointProxy
+	//	*Action_DisableEndpointProxy
+	//	*Action_RetrieveFiles
+	//	*Action_RetrieveSecurityEventData
+	//	*Action_RetrieveSupportFile
+	//	*Action_PerformHeartbeat
+	Parameters    isAction_Parameters `protobuf_oneof:"parameters"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Action) Reset() {
+	*x = Action{}
+	mi := &file_api_agent_v1_agent_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Action) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Action) ProtoMessage() {}
+
+func (x *Action) ProtoReflect() protoreflect.Message {
+	mi := &file_api_agent_v1_agent_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Action.ProtoReflect.Descriptor instead.
+func (*Action) Descriptor() ([]byte, []int) {
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Action) GetFleetId() string {
+	if x != nil {
+		return x.FleetId
+	}
+	return ""
+}
+
+func (x *Action) GetIdentityId() string {
+	if x != nil {
+		return x.IdentityId
+	}
+	return ""
+}
+
+func (x *Action) GetActionUid() string {
+	if x != nil {
+		return x.ActionUid
+	}
+	return ""
+}
+
+func (x *Action) GetIssuedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.IssuedAt
+	}
+	return nil
+}
+
+func (x *Action) GetExpiresAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpiresAt
+	}
+	return nil
+}
+
+func (x *Action) GetRequires() []string {
+	if x != nil {
+		return x.Requires
+	}
+	return nil
+}
+
+func (x *Action) GetRequestedBy() string {
+	if x != nil {
+		return x.RequestedBy
+	}
+	return ""
+}
+
+func (x *Action) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Action) GetActiveDeadline() *durationpb.Duration {
+	if x != nil {
+		return x.ActiveDeadline
+	}
+	return nil
+}
+
+func (x *Action) GetParameters() isAction_Parameters {
+	if x != nil {
+		return x.Parameters
+	}
+	return nil
+}
+
+func (x *Action) GetQuarantineFile() *QuarantineFile {
+	if x != nil {
+		if x, ok := x.Parameters.(*Action_QuarantineFile); ok {
+			return x.QuarantineFile
+		}
+	}
+	return nil
+}
+
+func (x *Action) GetRestoreFile() *RestoreFile {
+	if x != nil {
+		if x, ok := x.Parameters.(*Action_RestoreFile); ok {
+			return x.RestoreFile
+		}
+	}
+	return nil
+}
+
+func (x *Action) GetTerminateProcess() *TerminateProcess {
+	if x != nil {
+		if x, ok := x.Parameters.(*Action_TerminateProcess); ok {
+			return x.TerminateProcess
+		}
+	}
+	return nil
+}
+
+func (x *Action) GetIsolateEndpoint() *IsolateEndpoint {
+	if x != nil {
+		if x, ok := x.Parameters.(*Action_IsolateEndpoint); ok {
+			return x.IsolateEndpoint
+		}
+	}
+	return nil
+}
+
+func (x *Action) GetCancelIsolation() *CancelIsolation {
+	if x != nil {
+		if x, ok := x.Parameters.(*Action_CancelIsolation); ok {
+			return x.CancelIsolation
+		}
+	}
+	return nil
+}
+
+func (x *Action) GetLiveTerminal() *LiveTerminal {
+	if x != nil {
+		if x, ok := x.Parameters.(*Action_LiveTerminal); ok {
+			return x.LiveTerminal
+		}
+	}
+	return nil
+}
+
+func (x *Action) GetSetEndpointProxy() *SetEndpointProxy {
+	if x != nil {
+		if x, ok := x.Parameters.(*Action_SetEndpointProxy); ok {
+			return x.SetEndpointProxy
+		}
+	}
+	return nil
+}
+
+func (x *Action) GetDisableEndpointProxy() *DisableEndpointProxy {
+	if x != nil {
+		if x, ok := x.Parameters.(*Action_DisableEndpointProxy); ok {
+			return x.DisableEndpointProxy
+		}
+	}
+	return nil
+}
+
+func (x *Action) GetRetrieveFiles() *RetrieveFiles {
+	if x != nil {
+		if x, ok := x.Parameters.(*Action_RetrieveFiles); ok {
+			return x.RetrieveFiles
+		}
+	}
+	return nil
+}
+
+func (x *Action) GetRetrieveSecurityEventData() *RetrieveSecurityEventData {
+	if x != nil {
+		if x, ok := x.Parameters.(*Action_RetrieveSecurityEventData); ok {
+			return x.RetrieveSecurityEventData
+		}
+	}
+	return nil
+}
+
+func (x *Action) GetRetrieveSupportFile() *RetrieveSupportFile {
+	if x != nil {
+		if x, ok := x.Parameters.(*Action_RetrieveSupportFile); ok {
+			return x.RetrieveSupportFile
+		}
+	}
+	return nil
+}
+
+func (x *Action) GetPerformHeartbeat() *PerformHeartbeat {
+	if x != nil {
+		if x, ok := x.Parameters.(*Action_PerformHeartbeat); ok {
+			return x.PerformHeartbeat
+		}
+	}
+	return nil
+}
+
+type isAction_Parameters interface {
+	isAction_Parameters()
+}
+
+type Action_QuarantineFile struct {
+	// quarantine_file moves files into the vault.
+	QuarantineFile *QuarantineFile `protobuf:"bytes,20,opt,name=quarantine_file,json=quarantineFile,proto3,oneof"`
+}
+
+type Action_RestoreFile struct {
+	// restore_file brings one back from there.
+	RestoreFile *RestoreFile `protobuf:"bytes,21,opt,name=restore_file,json=restoreFile,proto3,oneof"`
+}
+
+type Action_TerminateProcess struct {
+	// terminate_process ends processes.
+	TerminateProcess *TerminateProcess `protobuf:"bytes,22,opt,name=terminate_process,json=terminateProcess,proto3,oneof"`
+}
+
+type Action_IsolateEndpoint struct {
+	// isolate_endpoint cuts it off the network.
+	IsolateEndpoint *IsolateEndpoint `protobuf:"bytes,23,opt,name=isolate_endpoint,json=isolateEndpoint,proto3,oneof"`
+}
+
+type Action_CancelIsolation struct {
+	// cancel_isolation ends that.
+	CancelIsolation *CancelIsolation `protobuf:"bytes,24,opt,name=cancel_isolation,json=cancelIsolation,proto3,oneof"`
+}
+
+type Action_LiveTerminal struct {
+	// live_terminal opens one.
+	LiveTerminal *LiveTerminal `protobuf:"bytes,25,opt,name=live_terminal,json=liveTerminal,proto3,oneof"`
+}
+
+type Action_SetEndpointProxy struct {
+	// set_endpoint_proxy has the agent use a proxy.
+	SetEndpointProxy *SetEndpointProxy `protobuf:"bytes,26,opt,name=set_endpoint_proxy,json=setEndpointProxy,proto3,oneof"`
+}
+
+type Action_DisableEndpointProxy struct {
+	// disable_endpoint_proxy ends that.
+	DisableEndpointProxy *DisableEndpointProxy `protobuf:"bytes,27,opt,name=disable_endpoint_proxy,json=disableEndpointProxy,proto3,oneof"`
+}
+
+type Action_RetrieveFiles struct {
+	// retrieve_files uploads files.
+	RetrieveFiles *RetrieveFiles `protobuf:"bytes,28,opt,name=retrieve_files,json=retrieveFiles,proto3,oneof"`
+}
+
+type Action_RetrieveSecurityEventData struct {
+	// retrieve_security_event_data uploads the evidence of events.
+	RetrieveSecurityEventData *RetrieveSecurityEventData `protobuf:"bytes,29,opt,name=retrieve_security_event_data,json=retrieveSecurityEventData,proto3,oneof"`
+}
+
+type Action_RetrieveSupportFile struct {
+	// retrieve_support_file uploads what support asks for.
+	RetrieveSupportFile *RetrieveSupportFile `protobuf:"bytes,30,opt,name=retrieve_support_file,json=retrieveSupportFile,proto3,oneof"`
+}
+
+type Action_PerformHeartbeat struct {
+	// perform_heartbeat sends a whole heartbeat at once.
+	PerformHeartbeat *PerformHeartbeat `protobuf:"bytes,31,opt,name=perform_heartbeat,json=performHeartbeat,proto3,oneof"`
+}
+
+func (*Action_QuarantineFile) isAction_Parameters() {}
+
+func (*Action_RestoreFile) isAction_Parameters() {}
+
+func (*Action_TerminateProcess) isAction_Parameters() {}
+
+func (*Action_IsolateEndpoint) isAction_Parameters() {}
+
+func (*Action_CancelIsolation) isAction_Parameters() {}
+
+func (*Action_LiveTerminal) isAction_Parameters() {}
+
+func (*Action_SetEndpointProxy) isAction_Parameters() {}
+
+func (*Action_DisableEndpointProxy) isAction_Parameters() {}
+
+func (*Action_RetrieveFiles) isAction_Parameters() {}
+
+func (*Action_RetrieveSecurityEventData) isAction_Parameters() {}
+
+func (*Action_RetrieveSupportFile) isAction_Parameters() {}
+
+func (*Action_PerformHeartbeat) isAction_Parameters() {}
+
+// QuarantineFile names a file by one or both; both must match.
+type QuarantineFile struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// path, absolute, at most 4096 bytes.
+	Path string `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
+	// sha256 of its content.
+	Sha256        string `protobuf:"bytes,2,opt,name=sha256,proto3" json:"sha256,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *QuarantineFile) Reset() {
+	*x = QuarantineFile{}
+	mi := &file_api_agent_v1_agent_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *QuarantineFile) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*QuarantineFile) ProtoMessage() {}
+
+func (x *QuarantineFile) ProtoReflect() protoreflect.Message {
+	mi := &file_api_agent_v1_agent_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use QuarantineFile.ProtoReflect.Descriptor instead.
+func (*QuarantineFile) Descriptor() ([]byte, []int) {
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *QuarantineFile) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *QuarantineFile) GetSha256() string {
+	if x != nil {
+		return x.Sha256
+	}
+	return ""
+}
+
+// RestoreFile names a file in the vault.
+type RestoreFile struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// quarantine_id as it was reported. Required.
+	QuarantineId string `protobuf:"bytes,1,opt,name=quarantine_id,json=quarantineId,proto3" json:"quarantine_id,omitempty"`
+	// path to restore to, absolute, at most 4096 bytes. Empty: where it was.
+	Path string `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"`
+	// overwrite what is there.
+	Overwrite     bool `protobuf:"varint,3,opt,name=overwrite,proto3" json:"overwrite,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestoreFile) Reset() {
+	*x = RestoreFile{}
+	mi := &file_api_agent_v1_agent_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestoreFile) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestoreFile) ProtoMessage() {}
+
+func (x *RestoreFile) ProtoReflect() protoreflect.Message {
+	mi := &file_api_agent_v1_agent_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestoreFile.ProtoReflect.Descriptor instead.
+func (*RestoreFile) Descriptor() ([]byte, []int) {
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *RestoreFile) GetQuarantineId() string {
+	if x != nil {
+		return x.QuarantineId
+	}
+	return ""
+}
+
+func (x *RestoreFile) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *RestoreFile) GetOverwrite() bool {
+	if x != nil {
+		return x.Overwrite
+	}
+	return false
+}
+
+// TerminateProcess names processes: all that are given must match, and at least one of pid, executable and sha256 is. A process that is the
+// agent itself or pid 1 is never ended.
+type TerminateProcess struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// pid, with start_time or not at all. 2 to 4194304.
+	Pid uint32 `protobuf:"varint,1,opt,name=pid,proto3" json:"pid,omitempty"`
+	// start_time of the process, matched within one tick of the machine's clock.
+	StartTime *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"`
+	// executable that it runs, absolute, at most 4096 bytes.
+	Executable string `protobuf:"bytes,3,opt,name=executable,proto3" json:"executable,omitempty"`
+	// sha256 of that executable.
+	Sha256 string `protobuf:"bytes,4,opt,name=sha256,proto3" json:"sha256,omitempty"`
+	// tree: its descendants too.
+	Tree bool `protobuf:"varint,5,opt,name=tree,proto3" json:"tree,omitempty"`
+	// grace between TERM and KILL: 0 to 300 s, default 5 s.
+	Grace         *durationpb.Duration `protobuf:"bytes,6,opt,name=grace,proto3" json:"grace,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TerminateProcess) Reset() {
+	*x = TerminateProcess{}
+	mi := &file_api_agent_v1_agent_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TerminateProcess) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TerminateProcess) ProtoMessage() {}
+
+func (x *TerminateProcess) ProtoReflect() protoreflect.Message {
+	mi := &file_api_agent_v1_agent_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TerminateProcess.ProtoReflect.Descriptor instead.
+func (*TerminateProcess) Descriptor() ([]byte, []int) {
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *TerminateProcess) GetPid() uint32 {
+	if x != nil {
+		return x.Pid
+	}
+	return 0
+}
+
+func (x *TerminateProcess) GetStartTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.StartTime
+	}
+	return nil
+}
+
+func (x *TerminateProcess) GetExecutable() string {
+	if x != nil {
+		return x.Executable
+	}
+	return ""
+}
+
+func (x *TerminateProcess) GetSha256() string {
+	if x != nil {
+		return x.Sha256
+	}
+	return ""
+}
+
+func (x *TerminateProcess) GetTree() bool {
+	if x != nil {
+		return x.Tree
+	}
+	return false
+}
+
+func (x *TerminateProcess) GetGrace() *durationpb.Duration {
+	if x != nil {
+		return x.Grace
+	}
+	return nil
+}
+
+// ProcessInstance is one process: a pid alone may be another's by now.
+type ProcessInstance struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// pid that it has or had.
+	Pid uint32 `protobuf:"varint,1,opt,name=pid,proto3" json:"pid,omitempty"`
+	// start_time of it.
+	StartTime *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"`
+	// executable that it runs, shortened from the left if it is longer than 256 bytes.
+	Executable    string `protobuf:"bytes,3,opt,name=executable,proto3" json:"executable,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProcessInstance) Reset() {
+	*x = ProcessInstance{}
+	mi := &file_api_agent_v1_agent_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProcessInstance) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProcessInstance) ProtoMessage() {}
+
+func (x *ProcessInstance) ProtoReflect() protoreflect.Message {
+	mi := &file_api_agent_v1_agent_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProcessInstance.ProtoReflect.Descriptor instead.
+func (*ProcessInstance) Descriptor() ([]byte, []int) {
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *ProcessInstance) GetPid() uint32 {
+	if x != nil {
+		return x.Pid
+	}
+	return 0
+}
+
+func (x *ProcessInstance) GetStartTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.StartTime
+	}
+	return nil
+}
+
+func (x *ProcessInstance) GetExecutable() string {
+	if x != nil {
+		return x.Executable
+	}
+	return ""
+}
+
+// IsolateEndpoint adds to what the policy lets through.
+type IsolateEndpoint struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// allow are networks (CIDR) that stay reachable: at most 32.
+	Allow         []string `protobuf:"bytes,1,rep,name=allow,proto3" json:"allow,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IsolateEndpoint) Reset() {
+	*x = IsolateEndpoint{}
+	mi := &file_api_agent_v1_agent_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IsolateEndpoint) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IsolateEndpoint) ProtoMessage() {}
+
+func (x *IsolateEndpoint) ProtoReflect() protoreflect.Message {
+	mi := &file_api_agent_v1_agent_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IsolateEndpoint.ProtoReflect.Descriptor instead.
+func (*IsolateEndpoint) Descriptor() ([]byte, []int) {
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *IsolateEndpoint) GetAllow() []string {
+	if x != nil {
+		return x.Allow
+	}
+	return nil
+}
+
+// CancelIsolation has no parameters.
+type CancelIsolation struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CancelIsolation) Reset() {
+	*x = CancelIsolation{}
+	mi := &file_api_agent_v1_agent_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CancelIsolation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CancelIsolation) ProtoMessage() {}
+
+func (x *CancelIsolation) ProtoReflect() protoreflect.Message {
+	mi := &file_api_agent_v1_agent_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CancelIsolation.ProtoReflect.Descriptor instead.
+func (*CancelIsolation) Descriptor() ([]byte, []int) {
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{15}
+}
+
+// LiveTerminal describes a terminal.
+type LiveTerminal struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// user on the endpoint. Empty: the agent's.
+	User string `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
+	// command to run instead of a login shell, at most 64 arguments of at most 4096 bytes.
+	Command []string `protobuf:"bytes,2,rep,name=command,proto3" json:"command,omitempty"`
+	// idle_timeout ends a silent one: 30 s to 2 h, default 10 min.
+	IdleTimeout   *durationpb.Duration `protobuf:"bytes,4,opt,name=idle_timeout,json=idleTimeout,proto3" json:"idle_timeout,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LiveTerminal) Reset() {
+	*x = LiveTerminal{}
+	mi := &file_api_agent_v1_agent_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LiveTerminal) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LiveTerminal) ProtoMessage() {}
+
+func (x *LiveTerminal) ProtoReflect() protoreflect.Message {
+	mi := &file_api_agent_v1_agent_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LiveTerminal.ProtoReflect.Descriptor instead.
+func (*LiveTerminal) Descriptor() ([]byte, []int) {
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *LiveTerminal) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *LiveTerminal) GetCommand() []string {
+	if x != nil {
+		return x.Command
+	}
+	return nil
+}
+
+func (x *LiveTerminal) GetIdleTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.IdleTimeout
+	}
+	return nil
+}
+
+// SetEndpointProxy names a proxy.
+type SetEndpointProxy struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// url, http or https, host and port, no credentials. Required.
+	Url string `protobuf:"bytes,1,opt,name=url,proto3" json:"url,omitempty"`
+	// trial: without a heartbeat through the proxy in this time the agent goes back. Default 60 s.
+	Trial         *durationpb.Duration `protobuf:"bytes,2,opt,name=trial,proto3" json:"trial,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetEndpointProxy) Reset() {
+	*x = SetEndpointProxy{}
+	mi := &file_api_agent_v1_agent_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetEndpointProxy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetEndpointProxy) ProtoMessage() {}
+
+func (x *SetEndpointProxy) ProtoReflect() protoreflect.Message {
+	mi := &file_api_agent_v1_agent_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetEndpointProxy.ProtoReflect.Descriptor instead.
+func (*SetEndpointProxy) Descriptor() ([]byte, []int) {
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *SetEndpointProxy) GetUrl() string {
+	if x != nil {
+		return x.Url
+	}
+	return ""
+}
+
+func (x *SetEndpointProxy) GetTrial() *durationpb.Duration {
+	if x != nil {
+		return x.Trial
+	}
+	return nil
+}
+
+// DisableEndpointProxy has no parameters.
+type DisableEndpointProxy struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DisableEndpointProxy) Reset() {
+	*x = DisableEndpointProxy{}
+	mi := &file_api_agent_v1_agent_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DisableEndpointProxy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DisableEndpointProxy) ProtoMessage() {}
+
+func (x *DisableEndpointProxy) ProtoReflect() protoreflect.Message {
+	mi := &file_api_agent_v1_agent_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DisableEndpointProxy.ProtoReflect.Descriptor instead.
+func (*DisableEndpointProxy) Descriptor() ([]byte, []int) {
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{18}
+}
+
+// RetrieveFiles names files.
+type RetrieveFiles struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// paths, absolute, with * and **: 1 to 32 of at most 4096 bytes.
+	Paths []string `protobuf:"bytes,1,rep,name=paths,proto3" json:"paths,omitempty"`
+	// max_bytes of all together: at most 10 GiB, default 100 MiB.
+	MaxBytes      uint64 `protobuf:"varint,2,opt,name=max_bytes,json=maxBytes,proto3" json:"max_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RetrieveFiles) Reset() {
+	*x = RetrieveFiles{}
+	mi := &file_api_agent_v1_agent_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RetrieveFiles) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RetrieveFiles) ProtoMessage() {}
+
+func (x *RetrieveFiles) ProtoReflect() protoreflect.Message {
+	mi := &file_api_agent_v1_agent_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RetrieveFiles.ProtoReflect.Descriptor instead.
+func (*RetrieveFiles) Descriptor() ([]byte, []int) {
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *RetrieveFiles) GetPaths() []string {
+	if x != nil {
+		return x.Paths
+	}
+	return nil
+}
+
+func (x *RetrieveFiles) GetMaxBytes() uint64 {
+	if x != nil {
+		return x.MaxBytes
+	}
+	return 0
+}
+
+// RetrieveSecurityEventData names events.
+type RetrieveSecurityEventData struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// event_ids as they were reported: 1 to 64.
+	EventIds      []string `protobuf:"bytes,1,rep,name=event_ids,json=eventIds,proto3" json:"event_ids,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RetrieveSecurityEventData) Reset() {
+	*x = RetrieveSecurityEventData{}
+	mi := &file_api_agent_v1_agent_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RetrieveSecurityEventData) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RetrieveSecurityEventData) ProtoMessage() {}
+
+func (x *RetrieveSecurityEventData) ProtoReflect() protoreflect.Message {
+	mi := &file_api_agent_v1_agent_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RetrieveSecurityEventData.ProtoReflect.Descriptor instead.
+func (*RetrieveSecurityEventData) Descriptor() ([]byte, []int) {
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *RetrieveSecurityEventData) GetEventIds() []string {
+	if x != nil {
+		return x.EventIds
+	}
+	return nil
+}
+
+// RetrieveSupportFile has no parameters.
+type RetrieveSupportFile struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RetrieveSupportFile) Reset() {
+	*x = RetrieveSupportFile{}
+	mi := &file_api_agent_v1_agent_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RetrieveSupportFile) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RetrieveSupportFile) ProtoMessage() {}
+
+func (x *RetrieveSupportFile) ProtoReflect() protoreflect.Message {
+	mi := &file_api_agent_v1_agent_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RetrieveSupportFile.ProtoReflect.Descriptor instead.
+func (*RetrieveSupportFile) Descriptor() ([]byte, []int) {
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{21}
+}
+
+// PerformHeartbeat has no parameters.
+type PerformHeartbeat struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PerformHeartbeat) Reset() {
+	*x = PerformHeartbeat{}
+	mi := &file_api_agent_v1_agent_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PerformHeartbeat) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PerformHeartbeat) ProtoMessage() {}
+
+func (x *PerformHeartbeat) ProtoReflect() protoreflect.Message {
+	mi := &file_api_agent_v1_agent_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PerformHeartbeat.ProtoReflect.Descriptor instead.
+func (*PerformHeartbeat) Descriptor() ([]byte, []int) {
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{22}
+}
+
+// Cancel takes an action back. Payload of the type cancel, signed by an order key. An agent that has not begun it never will; one that has
+// stops it if it can. One that never had it remembers the UID until expires_at, so that it does not begin it when it comes.
+type Cancel struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// fleet_id as in the bundle. Required.
+	FleetId string `protobuf:"bytes,1,opt,name=fleet_id,json=fleetId,proto3" json:"fleet_id,omitempty"`
+	// identity_id is the identity in the agent's certificate. Required.
+	IdentityId string `protobuf:"bytes,2,opt,name=identity_id,json=identityId,proto3" json:"identity_id,omitempty"`
+	// action_uid of the action. Required.
+	ActionUid string `protobuf:"bytes,3,opt,name=action_uid,json=actionUid,proto3" json:"action_uid,omitempty"`
+	// issued_at is when it was signed. Required.
+	IssuedAt *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=issued_at,json=issuedAt,proto3" json:"issued_at,omitempty"`
+	// expires_at is the action's. Required.
+	ExpiresAt *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
+	// action_digest is the SHA-256 of the action's payload: for the result about an action that never came. Required.
+	ActionDigest  string `protobuf:"bytes,6,opt,name=action_digest,json=actionDigest,proto3" json:"action_digest,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Cancel) Reset() {
+	*x = Cancel{}
+	mi := &file_api_agent_v1_agent_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Cancel) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Cancel) ProtoMessage() {}
+
+func (x *Cancel) ProtoReflect() protoreflect.Message {
+	mi := &file_api_agent_v1_agent_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Cancel.ProtoReflect.Descriptor instead.
+func (*Cancel) Descriptor() ([]byte, []int) {
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *Cancel) GetFleetId() string {
+	if x != nil {
+		return x.FleetId
+	}
+	return ""
+}
+
+func (x *Cancel) GetIdentityId() string {
+	if x != nil {
+		return x.IdentityId
+	}
+	return ""
+}
+
+func (x *Cancel) GetActionUid() string {
+	if x != nil {
+		return x.ActionUid
+	}
+	return ""
+}
+
+func (x *Cancel) GetIssuedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.IssuedAt
+	}
+	return nil
+}
+
+func (x *Cancel) GetExpiresAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpiresAt
+	}
+	return nil
+}
+
+func (x *Cancel) GetActionDigest() string {
+	if x != nil {
+		return x.ActionDigest
+	}
+	return ""
+}
+
 // EnrollRequest is the body of POST /agent/v1/enroll. At most 16 KiB.
 type EnrollRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1010,7 +2195,7 @@ type EnrollRequest struct {
 
 func (x *EnrollRequest) Reset() {
 	*x = EnrollRequest{}
-	mi := &file_api_agent_v1_agent_proto_msgTypes[9]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1022,7 +2207,7 @@ func (x *EnrollRequest) String() string {
 func (*EnrollRequest) ProtoMessage() {}
 
 func (x *EnrollRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agent_v1_agent_proto_msgTypes[9]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1035,7 +2220,7 @@ func (x *EnrollRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnrollRequest.ProtoReflect.Descriptor instead.
 func (*EnrollRequest) Descriptor() ([]byte, []int) {
-	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{9}
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *EnrollRequest) GetEnrollment() *Envelope {
@@ -1069,7 +2254,7 @@ type Enrollment struct {
 
 func (x *Enrollment) Reset() {
 	*x = Enrollment{}
-	mi := &file_api_agent_v1_agent_proto_msgTypes[10]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1081,7 +2266,7 @@ func (x *Enrollment) String() string {
 func (*Enrollment) ProtoMessage() {}
 
 func (x *Enrollment) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agent_v1_agent_proto_msgTypes[10]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1094,7 +2279,7 @@ func (x *Enrollment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Enrollment.ProtoReflect.Descriptor instead.
 func (*Enrollment) Descriptor() ([]byte, []int) {
-	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{10}
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Enrollment) GetFleetId() string {
@@ -1157,7 +2342,7 @@ type RenewRequest struct {
 
 func (x *RenewRequest) Reset() {
 	*x = RenewRequest{}
-	mi := &file_api_agent_v1_agent_proto_msgTypes[11]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1169,7 +2354,7 @@ func (x *RenewRequest) String() string {
 func (*RenewRequest) ProtoMessage() {}
 
 func (x *RenewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agent_v1_agent_proto_msgTypes[11]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1182,7 +2367,7 @@ func (x *RenewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewRequest.ProtoReflect.Descriptor instead.
 func (*RenewRequest) Descriptor() ([]byte, []int) {
-	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{11}
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *RenewRequest) GetRenewal() *Envelope {
@@ -1211,7 +2396,7 @@ type Renewal struct {
 
 func (x *Renewal) Reset() {
 	*x = Renewal{}
-	mi := &file_api_agent_v1_agent_proto_msgTypes[12]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1223,7 +2408,7 @@ func (x *Renewal) String() string {
 func (*Renewal) ProtoMessage() {}
 
 func (x *Renewal) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agent_v1_agent_proto_msgTypes[12]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1236,7 +2421,7 @@ func (x *Renewal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Renewal.ProtoReflect.Descriptor instead.
 func (*Renewal) Descriptor() ([]byte, []int) {
-	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{12}
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Renewal) GetFleetId() string {
@@ -1285,7 +2470,7 @@ type CertificateReply struct {
 
 func (x *CertificateReply) Reset() {
 	*x = CertificateReply{}
-	mi := &file_api_agent_v1_agent_proto_msgTypes[13]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1297,7 +2482,7 @@ func (x *CertificateReply) String() string {
 func (*CertificateReply) ProtoMessage() {}
 
 func (x *CertificateReply) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agent_v1_agent_proto_msgTypes[13]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1310,7 +2495,7 @@ func (x *CertificateReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CertificateReply.ProtoReflect.Descriptor instead.
 func (*CertificateReply) Descriptor() ([]byte, []int) {
-	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{13}
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *CertificateReply) GetCertificate() []byte {
@@ -1374,7 +2559,7 @@ type Heartbeat struct {
 
 func (x *Heartbeat) Reset() {
 	*x = Heartbeat{}
-	mi := &file_api_agent_v1_agent_proto_msgTypes[14]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1386,7 +2571,7 @@ func (x *Heartbeat) String() string {
 func (*Heartbeat) ProtoMessage() {}
 
 func (x *Heartbeat) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agent_v1_agent_proto_msgTypes[14]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1399,7 +2584,7 @@ func (x *Heartbeat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Heartbeat.ProtoReflect.Descriptor instead.
 func (*Heartbeat) Descriptor() ([]byte, []int) {
-	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{14}
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Heartbeat) GetAgent() *AgentInfo {
@@ -1583,7 +2768,7 @@ type AgentInfo struct {
 
 func (x *AgentInfo) Reset() {
 	*x = AgentInfo{}
-	mi := &file_api_agent_v1_agent_proto_msgTypes[15]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1595,7 +2780,7 @@ func (x *AgentInfo) String() string {
 func (*AgentInfo) ProtoMessage() {}
 
 func (x *AgentInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agent_v1_agent_proto_msgTypes[15]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1608,7 +2793,7 @@ func (x *AgentInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentInfo.ProtoReflect.Descriptor instead.
 func (*AgentInfo) Descriptor() ([]byte, []int) {
-	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{15}
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *AgentInfo) GetVersion() string {
@@ -1695,7 +2880,7 @@ type ReleaseState struct {
 
 func (x *ReleaseState) Reset() {
 	*x = ReleaseState{}
-	mi := &file_api_agent_v1_agent_proto_msgTypes[16]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1707,7 +2892,7 @@ func (x *ReleaseState) String() string {
 func (*ReleaseState) ProtoMessage() {}
 
 func (x *ReleaseState) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agent_v1_agent_proto_msgTypes[16]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1720,7 +2905,7 @@ func (x *ReleaseState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseState.ProtoReflect.Descriptor instead.
 func (*ReleaseState) Descriptor() ([]byte, []int) {
-	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{16}
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ReleaseState) GetVersion() string {
@@ -1786,7 +2971,7 @@ type EndpointState struct {
 
 func (x *EndpointState) Reset() {
 	*x = EndpointState{}
-	mi := &file_api_agent_v1_agent_proto_msgTypes[17]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1798,7 +2983,7 @@ func (x *EndpointState) String() string {
 func (*EndpointState) ProtoMessage() {}
 
 func (x *EndpointState) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agent_v1_agent_proto_msgTypes[17]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1811,7 +2996,7 @@ func (x *EndpointState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndpointState.ProtoReflect.Descriptor instead.
 func (*EndpointState) Descriptor() ([]byte, []int) {
-	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{17}
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *EndpointState) GetIsolated() bool {
@@ -1879,7 +3064,7 @@ type FileResult struct {
 
 func (x *FileResult) Reset() {
 	*x = FileResult{}
-	mi := &file_api_agent_v1_agent_proto_msgTypes[18]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1891,7 +3076,7 @@ func (x *FileResult) String() string {
 func (*FileResult) ProtoMessage() {}
 
 func (x *FileResult) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agent_v1_agent_proto_msgTypes[18]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1904,7 +3089,7 @@ func (x *FileResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileResult.ProtoReflect.Descriptor instead.
 func (*FileResult) Descriptor() ([]byte, []int) {
-	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{18}
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *FileResult) GetPath() string {
@@ -1977,7 +3162,7 @@ type Vitals struct {
 
 func (x *Vitals) Reset() {
 	*x = Vitals{}
-	mi := &file_api_agent_v1_agent_proto_msgTypes[19]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1989,7 +3174,7 @@ func (x *Vitals) String() string {
 func (*Vitals) ProtoMessage() {}
 
 func (x *Vitals) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agent_v1_agent_proto_msgTypes[19]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2002,7 +3187,7 @@ func (x *Vitals) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Vitals.ProtoReflect.Descriptor instead.
 func (*Vitals) Descriptor() ([]byte, []int) {
-	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{19}
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Vitals) GetUptime() *durationpb.Duration {
@@ -2060,7 +3245,7 @@ type ActionState struct {
 
 func (x *ActionState) Reset() {
 	*x = ActionState{}
-	mi := &file_api_agent_v1_agent_proto_msgTypes[20]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2072,7 +3257,7 @@ func (x *ActionState) String() string {
 func (*ActionState) ProtoMessage() {}
 
 func (x *ActionState) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agent_v1_agent_proto_msgTypes[20]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2085,7 +3270,7 @@ func (x *ActionState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ActionState.ProtoReflect.Descriptor instead.
 func (*ActionState) Descriptor() ([]byte, []int) {
-	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{20}
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ActionState) GetActionUid() string {
@@ -2113,7 +3298,7 @@ type Capabilities struct {
 
 func (x *Capabilities) Reset() {
 	*x = Capabilities{}
-	mi := &file_api_agent_v1_agent_proto_msgTypes[21]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2125,7 +3310,7 @@ func (x *Capabilities) String() string {
 func (*Capabilities) ProtoMessage() {}
 
 func (x *Capabilities) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agent_v1_agent_proto_msgTypes[21]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2138,7 +3323,7 @@ func (x *Capabilities) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Capabilities.ProtoReflect.Descriptor instead.
 func (*Capabilities) Descriptor() ([]byte, []int) {
-	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{21}
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Capabilities) GetNames() []string {
@@ -2181,7 +3366,7 @@ type Inventory struct {
 
 func (x *Inventory) Reset() {
 	*x = Inventory{}
-	mi := &file_api_agent_v1_agent_proto_msgTypes[22]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2193,7 +3378,7 @@ func (x *Inventory) String() string {
 func (*Inventory) ProtoMessage() {}
 
 func (x *Inventory) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agent_v1_agent_proto_msgTypes[22]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2206,7 +3391,7 @@ func (x *Inventory) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Inventory.ProtoReflect.Descriptor instead.
 func (*Inventory) Descriptor() ([]byte, []int) {
-	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{22}
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Inventory) GetHostname() string {
@@ -2308,7 +3493,7 @@ type NetworkInterface struct {
 
 func (x *NetworkInterface) Reset() {
 	*x = NetworkInterface{}
-	mi := &file_api_agent_v1_agent_proto_msgTypes[23]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2320,7 +3505,7 @@ func (x *NetworkInterface) String() string {
 func (*NetworkInterface) ProtoMessage() {}
 
 func (x *NetworkInterface) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agent_v1_agent_proto_msgTypes[23]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2333,7 +3518,7 @@ func (x *NetworkInterface) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkInterface.ProtoReflect.Descriptor instead.
 func (*NetworkInterface) Descriptor() ([]byte, []int) {
-	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{23}
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *NetworkInterface) GetName() string {
@@ -2374,7 +3559,7 @@ type Disk struct {
 
 func (x *Disk) Reset() {
 	*x = Disk{}
-	mi := &file_api_agent_v1_agent_proto_msgTypes[24]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2386,7 +3571,7 @@ func (x *Disk) String() string {
 func (*Disk) ProtoMessage() {}
 
 func (x *Disk) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agent_v1_agent_proto_msgTypes[24]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2399,7 +3584,7 @@ func (x *Disk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Disk.ProtoReflect.Descriptor instead.
 func (*Disk) Descriptor() ([]byte, []int) {
-	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{24}
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *Disk) GetMount() string {
@@ -2437,8 +3622,8 @@ type HeartbeatReply struct {
 	ServerTime *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=server_time,json=serverTime,proto3" json:"server_time,omitempty"`
 	// beacon is the newest, an envelope of the type beacon. Unset while the gateway has none.
 	Beacon *Envelope `protobuf:"bytes,2,opt,name=beacon,proto3" json:"beacon,omitempty"`
-	// orders that the agent lacks by its heartbeat: at most 32, together at most 768 KiB. Obey in this order: assignment, policy; then
-	// types that the agent knows from a later version. An unknown type is ignored.
+	// orders that the agent lacks by its heartbeat: at most 32, together at most 768 KiB. Obey in this order: assignment, policy,
+	// cancel, action; then types that the agent knows from a later version. An unknown type is ignored.
 	Orders []*Envelope `protobuf:"bytes,3,rep,name=orders,proto3" json:"orders,omitempty"`
 	// more orders wait: send the next heartbeat at once, at most 10 times in a row.
 	More bool `protobuf:"varint,4,opt,name=more,proto3" json:"more,omitempty"`
@@ -2454,7 +3639,7 @@ type HeartbeatReply struct {
 
 func (x *HeartbeatReply) Reset() {
 	*x = HeartbeatReply{}
-	mi := &file_api_agent_v1_agent_proto_msgTypes[25]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2466,7 +3651,7 @@ func (x *HeartbeatReply) String() string {
 func (*HeartbeatReply) ProtoMessage() {}
 
 func (x *HeartbeatReply) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agent_v1_agent_proto_msgTypes[25]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2479,7 +3664,7 @@ func (x *HeartbeatReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeartbeatReply.ProtoReflect.Descriptor instead.
 func (*HeartbeatReply) Descriptor() ([]byte, []int) {
-	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{25}
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *HeartbeatReply) GetServerTime() *timestamppb.Timestamp {
@@ -2531,6 +3716,363 @@ func (x *HeartbeatReply) GetGateway() string {
 	return ""
 }
 
+// ActionUpdate is how far an action is.
+type ActionUpdate struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// action_uid is the UID of the EndpointAction. Required.
+	ActionUid string `protobuf:"bytes,1,opt,name=action_uid,json=actionUid,proto3" json:"action_uid,omitempty"`
+	// phase that it has come to. Required.
+	Phase ActionPhase `protobuf:"varint,2,opt,name=phase,proto3,enum=rollcall.agent.v1.ActionPhase" json:"phase,omitempty"`
+	// percent done, 0 to 100, while it is RUNNING.
+	Percent uint32 `protobuf:"varint,3,opt,name=percent,proto3" json:"percent,omitempty"`
+	// message for people.
+	Message string `protobuf:"bytes,4,opt,name=message,proto3" json:"message,omitempty"`
+	// result, with FINISHED and only there: an envelope of the type result, signed by the key of the agent's certificate. Repeated until it is
+	// acknowledged.
+	Result        *Envelope `protobuf:"bytes,5,opt,name=result,proto3" json:"result,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ActionUpdate) Reset() {
+	*x = ActionUpdate{}
+	mi := &file_api_agent_v1_agent_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ActionUpdate) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ActionUpdate) ProtoMessage() {}
+
+func (x *ActionUpdate) ProtoReflect() protoreflect.Message {
+	mi := &file_api_agent_v1_agent_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ActionUpdate.ProtoReflect.Descriptor instead.
+func (*ActionUpdate) Descriptor() ([]byte, []int) {
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *ActionUpdate) GetActionUid() string {
+	if x != nil {
+		return x.ActionUid
+	}
+	return ""
+}
+
+func (x *ActionUpdate) GetPhase() ActionPhase {
+	if x != nil {
+		return x.Phase
+	}
+	return ActionPhase_ACTION_PHASE_UNSPECIFIED
+}
+
+func (x *ActionUpdate) GetPercent() uint32 {
+	if x != nil {
+		return x.Percent
+	}
+	return 0
+}
+
+func (x *ActionUpdate) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *ActionUpdate) GetResult() *Envelope {
+	if x != nil {
+		return x.Result
+	}
+	return nil
+}
+
+// ActionUpdates is the body of POST /agent/v1/actions. At most 256 KiB.
+type ActionUpdates struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// updates: 1 to 32.
+	Updates       []*ActionUpdate `protobuf:"bytes,1,rep,name=updates,proto3" json:"updates,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ActionUpdates) Reset() {
+	*x = ActionUpdates{}
+	mi := &file_api_agent_v1_agent_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ActionUpdates) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ActionUpdates) ProtoMessage() {}
+
+func (x *ActionUpdates) ProtoReflect() protoreflect.Message {
+	mi := &file_api_agent_v1_agent_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ActionUpdates.ProtoReflect.Descriptor instead.
+func (*ActionUpdates) Descriptor() ([]byte, []int) {
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *ActionUpdates) GetUpdates() []*ActionUpdate {
+	if x != nil {
+		return x.Updates
+	}
+	return nil
+}
+
+// Acks answers ActionUpdates with 200: one for each, in the same order.
+type Acks struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// acks: 1 to 32.
+	Acks          []*Ack `protobuf:"bytes,1,rep,name=acks,proto3" json:"acks,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Acks) Reset() {
+	*x = Acks{}
+	mi := &file_api_agent_v1_agent_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Acks) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Acks) ProtoMessage() {}
+
+func (x *Acks) ProtoReflect() protoreflect.Message {
+	mi := &file_api_agent_v1_agent_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Acks.ProtoReflect.Descriptor instead.
+func (*Acks) Descriptor() ([]byte, []int) {
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *Acks) GetAcks() []*Ack {
+	if x != nil {
+		return x.Acks
+	}
+	return nil
+}
+
+// Ack says that what was sent is durable (a result) or received (all else).
+type Ack struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// problem, over HTTPS only: this one was not accepted. On a session a problem comes instead of the ack.
+	Problem       *Problem `protobuf:"bytes,1,opt,name=problem,proto3" json:"problem,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Ack) Reset() {
+	*x = Ack{}
+	mi := &file_api_agent_v1_agent_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Ack) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Ack) ProtoMessage() {}
+
+func (x *Ack) ProtoReflect() protoreflect.Message {
+	mi := &file_api_agent_v1_agent_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Ack.ProtoReflect.Descriptor instead.
+func (*Ack) Descriptor() ([]byte, []int) {
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *Ack) GetProblem() *Problem {
+	if x != nil {
+		return x.Problem
+	}
+	return nil
+}
+
+// ActionResult is how an action ended. Payload of the type result, signed by the key of the agent's certificate.
+type ActionResult struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// fleet_id as in the bundle. Required.
+	FleetId string `protobuf:"bytes,1,opt,name=fleet_id,json=fleetId,proto3" json:"fleet_id,omitempty"`
+	// identity_id is the identity in the agent's certificate. Required.
+	IdentityId string `protobuf:"bytes,2,opt,name=identity_id,json=identityId,proto3" json:"identity_id,omitempty"`
+	// action_uid of the action. Required.
+	ActionUid string `protobuf:"bytes,3,opt,name=action_uid,json=actionUid,proto3" json:"action_uid,omitempty"`
+	// action_digest is the SHA-256 of the action's payload: this order and no other. Required.
+	ActionDigest string `protobuf:"bytes,4,opt,name=action_digest,json=actionDigest,proto3" json:"action_digest,omitempty"`
+	// outcome of it. Required.
+	Outcome Outcome `protobuf:"varint,5,opt,name=outcome,proto3,enum=rollcall.agent.v1.Outcome" json:"outcome,omitempty"`
+	// reason in one CamelCase word of at most 64 bytes: Done, NoSuchProcess, Interrupted. Required.
+	Reason string `protobuf:"bytes,6,opt,name=reason,proto3" json:"reason,omitempty"`
+	// message for people, at most 1 KiB.
+	Message string `protobuf:"bytes,7,opt,name=message,proto3" json:"message,omitempty"`
+	// started_at is when it began; unset if it did not.
+	StartedAt *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`
+	// finished_at is when it ended. Required.
+	FinishedAt *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=finished_at,json=finishedAt,proto3" json:"finished_at,omitempty"`
+	// files that were quarantined, restored or retrieved: at most 64.
+	Files []*FileResult `protobuf:"bytes,10,rep,name=files,proto3" json:"files,omitempty"`
+	// processes that were ended: at most 128.
+	Processes     []*ProcessInstance `protobuf:"bytes,11,rep,name=processes,proto3" json:"processes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ActionResult) Reset() {
+	*x = ActionResult{}
+	mi := &file_api_agent_v1_agent_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ActionResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ActionResult) ProtoMessage() {}
+
+func (x *ActionResult) ProtoReflect() protoreflect.Message {
+	mi := &file_api_agent_v1_agent_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ActionResult.ProtoReflect.Descriptor instead.
+func (*ActionResult) Descriptor() ([]byte, []int) {
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{45}
+}
+
+func (x *ActionResult) GetFleetId() string {
+	if x != nil {
+		return x.FleetId
+	}
+	return ""
+}
+
+func (x *ActionResult) GetIdentityId() string {
+	if x != nil {
+		return x.IdentityId
+	}
+	return ""
+}
+
+func (x *ActionResult) GetActionUid() string {
+	if x != nil {
+		return x.ActionUid
+	}
+	return ""
+}
+
+func (x *ActionResult) GetActionDigest() string {
+	if x != nil {
+		return x.ActionDigest
+	}
+	return ""
+}
+
+func (x *ActionResult) GetOutcome() Outcome {
+	if x != nil {
+		return x.Outcome
+	}
+	return Outcome_OUTCOME_UNSPECIFIED
+}
+
+func (x *ActionResult) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *ActionResult) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *ActionResult) GetStartedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.StartedAt
+	}
+	return nil
+}
+
+func (x *ActionResult) GetFinishedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.FinishedAt
+	}
+	return nil
+}
+
+func (x *ActionResult) GetFiles() []*FileResult {
+	if x != nil {
+		return x.Files
+	}
+	return nil
+}
+
+func (x *ActionResult) GetProcesses() []*ProcessInstance {
+	if x != nil {
+		return x.Processes
+	}
+	return nil
+}
+
 // AgentMessage is one message of an agent on a websocket, GET /agent/v1/session. At most 256 KiB.
 type AgentMessage struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2541,6 +4083,7 @@ type AgentMessage struct {
 	// Types that are valid to be assigned to Body:
 	//
 	//	*AgentMessage_Heartbeat
+	//	*AgentMessage_ActionUpdate
 	//	*AgentMessage_Ping
 	Body          isAgentMessage_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
@@ -2549,7 +4092,7 @@ type AgentMessage struct {
 
 func (x *AgentMessage) Reset() {
 	*x = AgentMessage{}
-	mi := &file_api_agent_v1_agent_proto_msgTypes[26]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2561,7 +4104,7 @@ func (x *AgentMessage) String() string {
 func (*AgentMessage) ProtoMessage() {}
 
 func (x *AgentMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agent_v1_agent_proto_msgTypes[26]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2574,7 +4117,7 @@ func (x *AgentMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentMessage.ProtoReflect.Descriptor instead.
 func (*AgentMessage) Descriptor() ([]byte, []int) {
-	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{26}
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *AgentMessage) GetId() uint64 {
@@ -2600,6 +4143,15 @@ func (x *AgentMessage) GetHeartbeat() *Heartbeat {
 	return nil
 }
 
+func (x *AgentMessage) GetActionUpdate() *ActionUpdate {
+	if x != nil {
+		if x, ok := x.Body.(*AgentMessage_ActionUpdate); ok {
+			return x.ActionUpdate
+		}
+	}
+	return nil
+}
+
 func (x *AgentMessage) GetPing() *Ping {
 	if x != nil {
 		if x, ok := x.Body.(*AgentMessage_Ping); ok {
@@ -2618,12 +4170,19 @@ type AgentMessage_Heartbeat struct {
 	Heartbeat *Heartbeat `protobuf:"bytes,2,opt,name=heartbeat,proto3,oneof"`
 }
 
+type AgentMessage_ActionUpdate struct {
+	// action_update on each phase, and a result again until it is acknowledged. Answered by ack or problem.
+	ActionUpdate *ActionUpdate `protobuf:"bytes,3,opt,name=action_update,json=actionUpdate,proto3,oneof"`
+}
+
 type AgentMessage_Ping struct {
 	// ping is sent when nothing else was for the policy's ping_interval. Answered by pong.
 	Ping *Ping `protobuf:"bytes,6,opt,name=ping,proto3,oneof"`
 }
 
 func (*AgentMessage_Heartbeat) isAgentMessage_Body() {}
+
+func (*AgentMessage_ActionUpdate) isAgentMessage_Body() {}
 
 func (*AgentMessage_Ping) isAgentMessage_Body() {}
 
@@ -2638,6 +4197,7 @@ type ServerMessage struct {
 	//
 	//	*ServerMessage_HeartbeatReply
 	//	*ServerMessage_Orders
+	//	*ServerMessage_Ack
 	//	*ServerMessage_Problem
 	//	*ServerMessage_Pong
 	Body          isServerMessage_Body `protobuf_oneof:"body"`
@@ -2647,7 +4207,7 @@ type ServerMessage struct {
 
 func (x *ServerMessage) Reset() {
 	*x = ServerMessage{}
-	mi := &file_api_agent_v1_agent_proto_msgTypes[27]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2659,7 +4219,7 @@ func (x *ServerMessage) String() string {
 func (*ServerMessage) ProtoMessage() {}
 
 func (x *ServerMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agent_v1_agent_proto_msgTypes[27]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2672,7 +4232,7 @@ func (x *ServerMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServerMessage.ProtoReflect.Descriptor instead.
 func (*ServerMessage) Descriptor() ([]byte, []int) {
-	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{27}
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ServerMessage) GetRe() uint64 {
@@ -2702,6 +4262,15 @@ func (x *ServerMessage) GetOrders() *Orders {
 	if x != nil {
 		if x, ok := x.Body.(*ServerMessage_Orders); ok {
 			return x.Orders
+		}
+	}
+	return nil
+}
+
+func (x *ServerMessage) GetAck() *Ack {
+	if x != nil {
+		if x, ok := x.Body.(*ServerMessage_Ack); ok {
+			return x.Ack
 		}
 	}
 	return nil
@@ -2739,6 +4308,11 @@ type ServerMessage_Orders struct {
 	Orders *Orders `protobuf:"bytes,3,opt,name=orders,proto3,oneof"`
 }
 
+type ServerMessage_Ack struct {
+	// ack answers an action_update.
+	Ack *Ack `protobuf:"bytes,4,opt,name=ack,proto3,oneof"`
+}
+
 type ServerMessage_Problem struct {
 	// problem says why a message was refused. The session goes on; what ends it has a close code.
 	Problem *Problem `protobuf:"bytes,5,opt,name=problem,proto3,oneof"`
@@ -2752,6 +4326,8 @@ type ServerMessage_Pong struct {
 func (*ServerMessage_HeartbeatReply) isServerMessage_Body() {}
 
 func (*ServerMessage_Orders) isServerMessage_Body() {}
+
+func (*ServerMessage_Ack) isServerMessage_Body() {}
 
 func (*ServerMessage_Problem) isServerMessage_Body() {}
 
@@ -2772,7 +4348,7 @@ type Orders struct {
 
 func (x *Orders) Reset() {
 	*x = Orders{}
-	mi := &file_api_agent_v1_agent_proto_msgTypes[28]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2784,7 +4360,7 @@ func (x *Orders) String() string {
 func (*Orders) ProtoMessage() {}
 
 func (x *Orders) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agent_v1_agent_proto_msgTypes[28]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2797,7 +4373,7 @@ func (x *Orders) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Orders.ProtoReflect.Descriptor instead.
 func (*Orders) Descriptor() ([]byte, []int) {
-	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{28}
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *Orders) GetOrders() []*Envelope {
@@ -2830,7 +4406,7 @@ type Ping struct {
 
 func (x *Ping) Reset() {
 	*x = Ping{}
-	mi := &file_api_agent_v1_agent_proto_msgTypes[29]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2842,7 +4418,7 @@ func (x *Ping) String() string {
 func (*Ping) ProtoMessage() {}
 
 func (x *Ping) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agent_v1_agent_proto_msgTypes[29]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2855,7 +4431,7 @@ func (x *Ping) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ping.ProtoReflect.Descriptor instead.
 func (*Ping) Descriptor() ([]byte, []int) {
-	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{29}
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{49}
 }
 
 // Pong is one. Empty.
@@ -2867,7 +4443,7 @@ type Pong struct {
 
 func (x *Pong) Reset() {
 	*x = Pong{}
-	mi := &file_api_agent_v1_agent_proto_msgTypes[30]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2879,7 +4455,7 @@ func (x *Pong) String() string {
 func (*Pong) ProtoMessage() {}
 
 func (x *Pong) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agent_v1_agent_proto_msgTypes[30]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2892,7 +4468,7 @@ func (x *Pong) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pong.ProtoReflect.Descriptor instead.
 func (*Pong) Descriptor() ([]byte, []int) {
-	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{30}
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{50}
 }
 
 // Problem is why a request was refused: a problem document of RFC 9457, always in JSON. At most 16 KiB.
@@ -2920,7 +4496,7 @@ type Problem struct {
 
 func (x *Problem) Reset() {
 	*x = Problem{}
-	mi := &file_api_agent_v1_agent_proto_msgTypes[31]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2932,7 +4508,7 @@ func (x *Problem) String() string {
 func (*Problem) ProtoMessage() {}
 
 func (x *Problem) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agent_v1_agent_proto_msgTypes[31]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2945,7 +4521,7 @@ func (x *Problem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Problem.ProtoReflect.Descriptor instead.
 func (*Problem) Descriptor() ([]byte, []int) {
-	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{31}
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *Problem) GetType() string {
@@ -3066,7 +4642,87 @@ const file_api_agent_v1_agent_proto_rawDesc = "" +
 	"\x04days\x18\x01 \x03(\rR\x04days\x12!\n" +
 	"\fstart_minute\x18\x02 \x01(\rR\vstartMinute\x12)\n" +
 	"\x10duration_minutes\x18\x03 \x01(\rR\x0fdurationMinutes\x12\x1b\n" +
-	"\ttime_zone\x18\x04 \x01(\tR\btimeZone\"L\n" +
+	"\ttime_zone\x18\x04 \x01(\tR\btimeZone\"\xf5\n" +
+	"\n" +
+	"\x06Action\x12\x19\n" +
+	"\bfleet_id\x18\x01 \x01(\tR\afleetId\x12\x1f\n" +
+	"\videntity_id\x18\x02 \x01(\tR\n" +
+	"identityId\x12\x1d\n" +
+	"\n" +
+	"action_uid\x18\x03 \x01(\tR\tactionUid\x127\n" +
+	"\tissued_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\bissuedAt\x129\n" +
+	"\n" +
+	"expires_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\x12\x1a\n" +
+	"\brequires\x18\x06 \x03(\tR\brequires\x12!\n" +
+	"\frequested_by\x18\a \x01(\tR\vrequestedBy\x12\x16\n" +
+	"\x06reason\x18\b \x01(\tR\x06reason\x12B\n" +
+	"\x0factive_deadline\x18\t \x01(\v2\x19.google.protobuf.DurationR\x0eactiveDeadline\x12L\n" +
+	"\x0fquarantine_file\x18\x14 \x01(\v2!.rollcall.agent.v1.QuarantineFileH\x00R\x0equarantineFile\x12C\n" +
+	"\frestore_file\x18\x15 \x01(\v2\x1e.rollcall.agent.v1.RestoreFileH\x00R\vrestoreFile\x12R\n" +
+	"\x11terminate_process\x18\x16 \x01(\v2#.rollcall.agent.v1.TerminateProcessH\x00R\x10terminateProcess\x12O\n" +
+	"\x10isolate_endpoint\x18\x17 \x01(\v2\".rollcall.agent.v1.IsolateEndpointH\x00R\x0fisolateEndpoint\x12O\n" +
+	"\x10cancel_isolation\x18\x18 \x01(\v2\".rollcall.agent.v1.CancelIsolationH\x00R\x0fcancelIsolation\x12F\n" +
+	"\rlive_terminal\x18\x19 \x01(\v2\x1f.rollcall.agent.v1.LiveTerminalH\x00R\fliveTerminal\x12S\n" +
+	"\x12set_endpoint_proxy\x18\x1a \x01(\v2#.rollcall.agent.v1.SetEndpointProxyH\x00R\x10setEndpointProxy\x12_\n" +
+	"\x16disable_endpoint_proxy\x18\x1b \x01(\v2'.rollcall.agent.v1.DisableEndpointProxyH\x00R\x14disableEndpointProxy\x12I\n" +
+	"\x0eretrieve_files\x18\x1c \x01(\v2 .rollcall.agent.v1.RetrieveFilesH\x00R\rretrieveFiles\x12o\n" +
+	"\x1cretrieve_security_event_data\x18\x1d \x01(\v2,.rollcall.agent.v1.RetrieveSecurityEventDataH\x00R\x19retrieveSecurityEventData\x12\\\n" +
+	"\x15retrieve_support_file\x18\x1e \x01(\v2&.rollcall.agent.v1.RetrieveSupportFileH\x00R\x13retrieveSupportFile\x12R\n" +
+	"\x11perform_heartbeat\x18\x1f \x01(\v2#.rollcall.agent.v1.PerformHeartbeatH\x00R\x10performHeartbeatB\f\n" +
+	"\n" +
+	"parameters\"<\n" +
+	"\x0eQuarantineFile\x12\x12\n" +
+	"\x04path\x18\x01 \x01(\tR\x04path\x12\x16\n" +
+	"\x06sha256\x18\x02 \x01(\tR\x06sha256\"d\n" +
+	"\vRestoreFile\x12#\n" +
+	"\rquarantine_id\x18\x01 \x01(\tR\fquarantineId\x12\x12\n" +
+	"\x04path\x18\x02 \x01(\tR\x04path\x12\x1c\n" +
+	"\toverwrite\x18\x03 \x01(\bR\toverwrite\"\xdc\x01\n" +
+	"\x10TerminateProcess\x12\x10\n" +
+	"\x03pid\x18\x01 \x01(\rR\x03pid\x129\n" +
+	"\n" +
+	"start_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\x12\x1e\n" +
+	"\n" +
+	"executable\x18\x03 \x01(\tR\n" +
+	"executable\x12\x16\n" +
+	"\x06sha256\x18\x04 \x01(\tR\x06sha256\x12\x12\n" +
+	"\x04tree\x18\x05 \x01(\bR\x04tree\x12/\n" +
+	"\x05grace\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\x05grace\"~\n" +
+	"\x0fProcessInstance\x12\x10\n" +
+	"\x03pid\x18\x01 \x01(\rR\x03pid\x129\n" +
+	"\n" +
+	"start_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\x12\x1e\n" +
+	"\n" +
+	"executable\x18\x03 \x01(\tR\n" +
+	"executable\"'\n" +
+	"\x0fIsolateEndpoint\x12\x14\n" +
+	"\x05allow\x18\x01 \x03(\tR\x05allow\"\x11\n" +
+	"\x0fCancelIsolation\"z\n" +
+	"\fLiveTerminal\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\tR\x04user\x12\x18\n" +
+	"\acommand\x18\x02 \x03(\tR\acommand\x12<\n" +
+	"\fidle_timeout\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\vidleTimeout\"U\n" +
+	"\x10SetEndpointProxy\x12\x10\n" +
+	"\x03url\x18\x01 \x01(\tR\x03url\x12/\n" +
+	"\x05trial\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x05trial\"\x16\n" +
+	"\x14DisableEndpointProxy\"B\n" +
+	"\rRetrieveFiles\x12\x14\n" +
+	"\x05paths\x18\x01 \x03(\tR\x05paths\x12\x1b\n" +
+	"\tmax_bytes\x18\x02 \x01(\x04R\bmaxBytes\"8\n" +
+	"\x19RetrieveSecurityEventData\x12\x1b\n" +
+	"\tevent_ids\x18\x01 \x03(\tR\beventIds\"\x15\n" +
+	"\x13RetrieveSupportFile\"\x12\n" +
+	"\x10PerformHeartbeat\"\xfc\x01\n" +
+	"\x06Cancel\x12\x19\n" +
+	"\bfleet_id\x18\x01 \x01(\tR\afleetId\x12\x1f\n" +
+	"\videntity_id\x18\x02 \x01(\tR\n" +
+	"identityId\x12\x1d\n" +
+	"\n" +
+	"action_uid\x18\x03 \x01(\tR\tactionUid\x127\n" +
+	"\tissued_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\bissuedAt\x129\n" +
+	"\n" +
+	"expires_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\x12#\n" +
+	"\raction_digest\x18\x06 \x01(\tR\factionDigest\"L\n" +
 	"\rEnrollRequest\x12;\n" +
 	"\n" +
 	"enrollment\x18\x01 \x01(\v2\x1b.rollcall.agent.v1.EnvelopeR\n" +
@@ -3208,16 +4864,48 @@ const file_api_agent_v1_agent_proto_rawDesc = "" +
 	"\x04more\x18\x04 \x01(\bR\x04more\x12.\n" +
 	"\x04send\x18\x05 \x03(\x0e2\x1a.rollcall.agent.v1.SectionR\x04send\x12\x1a\n" +
 	"\bfeatures\x18\x06 \x03(\tR\bfeatures\x12\x18\n" +
-	"\agateway\x18\a \x01(\tR\agateway\"\x93\x01\n" +
+	"\agateway\x18\a \x01(\tR\agateway\"\xcc\x01\n" +
+	"\fActionUpdate\x12\x1d\n" +
+	"\n" +
+	"action_uid\x18\x01 \x01(\tR\tactionUid\x124\n" +
+	"\x05phase\x18\x02 \x01(\x0e2\x1e.rollcall.agent.v1.ActionPhaseR\x05phase\x12\x18\n" +
+	"\apercent\x18\x03 \x01(\rR\apercent\x12\x18\n" +
+	"\amessage\x18\x04 \x01(\tR\amessage\x123\n" +
+	"\x06result\x18\x05 \x01(\v2\x1b.rollcall.agent.v1.EnvelopeR\x06result\"J\n" +
+	"\rActionUpdates\x129\n" +
+	"\aupdates\x18\x01 \x03(\v2\x1f.rollcall.agent.v1.ActionUpdateR\aupdates\"2\n" +
+	"\x04Acks\x12*\n" +
+	"\x04acks\x18\x01 \x03(\v2\x16.rollcall.agent.v1.AckR\x04acks\";\n" +
+	"\x03Ack\x124\n" +
+	"\aproblem\x18\x01 \x01(\v2\x1a.rollcall.agent.v1.ProblemR\aproblem\"\xe5\x03\n" +
+	"\fActionResult\x12\x19\n" +
+	"\bfleet_id\x18\x01 \x01(\tR\afleetId\x12\x1f\n" +
+	"\videntity_id\x18\x02 \x01(\tR\n" +
+	"identityId\x12\x1d\n" +
+	"\n" +
+	"action_uid\x18\x03 \x01(\tR\tactionUid\x12#\n" +
+	"\raction_digest\x18\x04 \x01(\tR\factionDigest\x124\n" +
+	"\aoutcome\x18\x05 \x01(\x0e2\x1a.rollcall.agent.v1.OutcomeR\aoutcome\x12\x16\n" +
+	"\x06reason\x18\x06 \x01(\tR\x06reason\x12\x18\n" +
+	"\amessage\x18\a \x01(\tR\amessage\x129\n" +
+	"\n" +
+	"started_at\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\tstartedAt\x12;\n" +
+	"\vfinished_at\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"finishedAt\x123\n" +
+	"\x05files\x18\n" +
+	" \x03(\v2\x1d.rollcall.agent.v1.FileResultR\x05files\x12@\n" +
+	"\tprocesses\x18\v \x03(\v2\".rollcall.agent.v1.ProcessInstanceR\tprocesses\"\xdb\x01\n" +
 	"\fAgentMessage\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12<\n" +
-	"\theartbeat\x18\x02 \x01(\v2\x1c.rollcall.agent.v1.HeartbeatH\x00R\theartbeat\x12-\n" +
+	"\theartbeat\x18\x02 \x01(\v2\x1c.rollcall.agent.v1.HeartbeatH\x00R\theartbeat\x12F\n" +
+	"\raction_update\x18\x03 \x01(\v2\x1f.rollcall.agent.v1.ActionUpdateH\x00R\factionUpdate\x12-\n" +
 	"\x04ping\x18\x06 \x01(\v2\x17.rollcall.agent.v1.PingH\x00R\x04pingB\x06\n" +
-	"\x04body\"\x91\x02\n" +
+	"\x04body\"\xbd\x02\n" +
 	"\rServerMessage\x12\x0e\n" +
 	"\x02re\x18\x01 \x01(\x04R\x02re\x12L\n" +
 	"\x0fheartbeat_reply\x18\x02 \x01(\v2!.rollcall.agent.v1.HeartbeatReplyH\x00R\x0eheartbeatReply\x123\n" +
-	"\x06orders\x18\x03 \x01(\v2\x19.rollcall.agent.v1.OrdersH\x00R\x06orders\x126\n" +
+	"\x06orders\x18\x03 \x01(\v2\x19.rollcall.agent.v1.OrdersH\x00R\x06orders\x12*\n" +
+	"\x03ack\x18\x04 \x01(\v2\x16.rollcall.agent.v1.AckH\x00R\x03ack\x126\n" +
 	"\aproblem\x18\x05 \x01(\v2\x1a.rollcall.agent.v1.ProblemH\x00R\aproblem\x12-\n" +
 	"\x04pong\x18\x06 \x01(\v2\x17.rollcall.agent.v1.PongH\x00R\x04pongB\x06\n" +
 	"\x04body\"\xaf\x01\n" +
@@ -3259,7 +4947,14 @@ const file_api_agent_v1_agent_proto_rawDesc = "" +
 	"\aSection\x12\x17\n" +
 	"\x13SECTION_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14SECTION_CAPABILITIES\x10\x01\x12\x15\n" +
-	"\x11SECTION_INVENTORY\x10\x02B7Z5github.com/rollcall-dev/rollcall/api/agent/v1;agentv1b\x06proto3"
+	"\x11SECTION_INVENTORY\x10\x02*\x8e\x01\n" +
+	"\aOutcome\x12\x17\n" +
+	"\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x15\n" +
+	"\x11OUTCOME_SUCCEEDED\x10\x01\x12\x12\n" +
+	"\x0eOUTCOME_FAILED\x10\x02\x12\x13\n" +
+	"\x0fOUTCOME_UNKNOWN\x10\x03\x12\x15\n" +
+	"\x11OUTCOME_CANCELLED\x10\x04\x12\x13\n" +
+	"\x0fOUTCOME_REFUSED\x10\x05B7Z5github.com/rollcall-dev/rollcall/api/agent/v1;agentv1b\x06proto3"
 
 var (
 	file_api_agent_v1_agent_proto_rawDescOnce sync.Once
@@ -3273,105 +4968,160 @@ func file_api_agent_v1_agent_proto_rawDescGZIP() []byte {
 	return file_api_agent_v1_agent_proto_rawDescData
 }
 
-var file_api_agent_v1_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_api_agent_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
+var file_api_agent_v1_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
+var file_api_agent_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 52)
 var file_api_agent_v1_agent_proto_goTypes = []any{
-	(KeyUse)(0),                   // 0: rollcall.agent.v1.KeyUse
-	(ReleasePhase)(0),             // 1: rollcall.agent.v1.ReleasePhase
-	(ActionPhase)(0),              // 2: rollcall.agent.v1.ActionPhase
-	(Section)(0),                  // 3: rollcall.agent.v1.Section
-	(*Envelope)(nil),              // 4: rollcall.agent.v1.Envelope
-	(*Signature)(nil),             // 5: rollcall.agent.v1.Signature
-	(*TrustBundle)(nil),           // 6: rollcall.agent.v1.TrustBundle
-	(*TrustKey)(nil),              // 7: rollcall.agent.v1.TrustKey
-	(*TrustReply)(nil),            // 8: rollcall.agent.v1.TrustReply
-	(*Beacon)(nil),                // 9: rollcall.agent.v1.Beacon
-	(*Assignment)(nil),            // 10: rollcall.agent.v1.Assignment
-	(*Policy)(nil),                // 11: rollcall.agent.v1.Policy
-	(*MaintenanceWindow)(nil),     // 12: rollcall.agent.v1.MaintenanceWindow
-	(*EnrollRequest)(nil),         // 13: rollcall.agent.v1.EnrollRequest
-	(*Enrollment)(nil),            // 14: rollcall.agent.v1.Enrollment
-	(*RenewRequest)(nil),          // 15: rollcall.agent.v1.RenewRequest
-	(*Renewal)(nil),               // 16: rollcall.agent.v1.Renewal
-	(*CertificateReply)(nil),      // 17: rollcall.agent.v1.CertificateReply
-	(*Heartbeat)(nil),             // 18: rollcall.agent.v1.Heartbeat
-	(*AgentInfo)(nil),             // 19: rollcall.agent.v1.AgentInfo
-	(*ReleaseState)(nil),          // 20: rollcall.agent.v1.ReleaseState
-	(*EndpointState)(nil),         // 21: rollcall.agent.v1.EndpointState
-	(*FileResult)(nil),            // 22: rollcall.agent.v1.FileResult
-	(*Vitals)(nil),                // 23: rollcall.agent.v1.Vitals
-	(*ActionState)(nil),           // 24: rollcall.agent.v1.ActionState
-	(*Capabilities)(nil),          // 25: rollcall.agent.v1.Capabilities
-	(*Inventory)(nil),             // 26: rollcall.agent.v1.Inventory
-	(*NetworkInterface)(nil),      // 27: rollcall.agent.v1.NetworkInterface
-	(*Disk)(nil),                  // 28: rollcall.agent.v1.Disk
-	(*HeartbeatReply)(nil),        // 29: rollcall.agent.v1.HeartbeatReply
-	(*AgentMessage)(nil),          // 30: rollcall.agent.v1.AgentMessage
-	(*ServerMessage)(nil),         // 31: rollcall.agent.v1.ServerMessage
-	(*Orders)(nil),                // 32: rollcall.agent.v1.Orders
-	(*Ping)(nil),                  // 33: rollcall.agent.v1.Ping
-	(*Pong)(nil),                  // 34: rollcall.agent.v1.Pong
-	(*Problem)(nil),               // 35: rollcall.agent.v1.Problem
-	(*timestamppb.Timestamp)(nil), // 36: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 37: google.protobuf.Duration
+	(KeyUse)(0),                       // 0: rollcall.agent.v1.KeyUse
+	(ReleasePhase)(0),                 // 1: rollcall.agent.v1.ReleasePhase
+	(ActionPhase)(0),                  // 2: rollcall.agent.v1.ActionPhase
+	(Section)(0),                      // 3: rollcall.agent.v1.Section
+	(Outcome)(0),                      // 4: rollcall.agent.v1.Outcome
+	(*Envelope)(nil),                  // 5: rollcall.agent.v1.Envelope
+	(*Signature)(nil),                 // 6: rollcall.agent.v1.Signature
+	(*TrustBundle)(nil),               // 7: rollcall.agent.v1.TrustBundle
+	(*TrustKey)(nil),                  // 8: rollcall.agent.v1.TrustKey
+	(*TrustReply)(nil),                // 9: rollcall.agent.v1.TrustReply
+	(*Beacon)(nil),                    // 10: rollcall.agent.v1.Beacon
+	(*Assignment)(nil),                // 11: rollcall.agent.v1.Assignment
+	(*Policy)(nil),                    // 12: rollcall.agent.v1.Policy
+	(*MaintenanceWindow)(nil),         // 13: rollcall.agent.v1.MaintenanceWindow
+	(*Action)(nil),                    // 14: rollcall.agent.v1.Action
+	(*QuarantineFile)(nil),            // 15: rollcall.agent.v1.QuarantineFile
+	(*RestoreFile)(nil),               // 16: rollcall.agent.v1.RestoreFile
+	(*TerminateProcess)(nil),          // 17: rollcall.agent.v1.TerminateProcess
+	(*ProcessInstance)(nil),           // 18: rollcall.agent.v1.ProcessInstance
+	(*IsolateEndpoint)(nil),           // 19: rollcall.agent.v1.IsolateEndpoint
+	(*CancelIsolation)(nil),           // 20: rollcall.agent.v1.CancelIsolation
+	(*LiveTerminal)(nil),              // 21: rollcall.agent.v1.LiveTerminal
+	(*SetEndpointProxy)(nil),          // 22: rollcall.agent.v1.SetEndpointProxy
+	(*DisableEndpointProxy)(nil),      // 23: rollcall.agent.v1.DisableEndpointProxy
+	(*RetrieveFiles)(nil),             // 24: rollcall.agent.v1.RetrieveFiles
+	(*RetrieveSecurityEventData)(nil), // 25: rollcall.agent.v1.RetrieveSecurityEventData
+	(*RetrieveSupportFile)(nil),       // 26: rollcall.agent.v1.RetrieveSupportFile
+	(*PerformHeartbeat)(nil),          // 27: rollcall.agent.v1.PerformHeartbeat
+	(*Cancel)(nil),                    // 28: rollcall.agent.v1.Cancel
+	(*EnrollRequest)(nil),             // 29: rollcall.agent.v1.EnrollRequest
+	(*Enrollment)(nil),                // 30: rollcall.agent.v1.Enrollment
+	(*RenewRequest)(nil),              // 31: rollcall.agent.v1.RenewRequest
+	(*Renewal)(nil),                   // 32: rollcall.agent.v1.Renewal
+	(*CertificateReply)(nil),          // 33: rollcall.agent.v1.CertificateReply
+	(*Heartbeat)(nil),                 // 34: rollcall.agent.v1.Heartbeat
+	(*AgentInfo)(nil),                 // 35: rollcall.agent.v1.AgentInfo
+	(*ReleaseState)(nil),              // 36: rollcall.agent.v1.ReleaseState
+	(*EndpointState)(nil),             // 37: rollcall.agent.v1.EndpointState
+	(*FileResult)(nil),                // 38: rollcall.agent.v1.FileResult
+	(*Vitals)(nil),                    // 39: rollcall.agent.v1.Vitals
+	(*ActionState)(nil),               // 40: rollcall.agent.v1.ActionState
+	(*Capabilities)(nil),              // 41: rollcall.agent.v1.Capabilities
+	(*Inventory)(nil),                 // 42: rollcall.agent.v1.Inventory
+	(*NetworkInterface)(nil),          // 43: rollcall.agent.v1.NetworkInterface
+	(*Disk)(nil),                      // 44: rollcall.agent.v1.Disk
+	(*HeartbeatReply)(nil),            // 45: rollcall.agent.v1.HeartbeatReply
+	(*ActionUpdate)(nil),              // 46: rollcall.agent.v1.ActionUpdate
+	(*ActionUpdates)(nil),             // 47: rollcall.agent.v1.ActionUpdates
+	(*Acks)(nil),                      // 48: rollcall.agent.v1.Acks
+	(*Ack)(nil),                       // 49: rollcall.agent.v1.Ack
+	(*ActionResult)(nil),              // 50: rollcall.agent.v1.ActionResult
+	(*AgentMessage)(nil),              // 51: rollcall.agent.v1.AgentMessage
+	(*ServerMessage)(nil),             // 52: rollcall.agent.v1.ServerMessage
+	(*Orders)(nil),                    // 53: rollcall.agent.v1.Orders
+	(*Ping)(nil),                      // 54: rollcall.agent.v1.Ping
+	(*Pong)(nil),                      // 55: rollcall.agent.v1.Pong
+	(*Problem)(nil),                   // 56: rollcall.agent.v1.Problem
+	(*timestamppb.Timestamp)(nil),     // 57: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),       // 58: google.protobuf.Duration
 }
 var file_api_agent_v1_agent_proto_depIdxs = []int32{
-	5,  // 0: rollcall.agent.v1.Envelope.signatures:type_name -> rollcall.agent.v1.Signature
-	36, // 1: rollcall.agent.v1.TrustBundle.issued_at:type_name -> google.protobuf.Timestamp
-	7,  // 2: rollcall.agent.v1.TrustBundle.keys:type_name -> rollcall.agent.v1.TrustKey
-	36, // 3: rollcall.agent.v1.TrustBundle.reset_time_floor:type_name -> google.protobuf.Timestamp
+	6,  // 0: rollcall.agent.v1.Envelope.signatures:type_name -> rollcall.agent.v1.Signature
+	57, // 1: rollcall.agent.v1.TrustBundle.issued_at:type_name -> google.protobuf.Timestamp
+	8,  // 2: rollcall.agent.v1.TrustBundle.keys:type_name -> rollcall.agent.v1.TrustKey
+	57, // 3: rollcall.agent.v1.TrustBundle.reset_time_floor:type_name -> google.protobuf.Timestamp
 	0,  // 4: rollcall.agent.v1.TrustKey.uses:type_name -> rollcall.agent.v1.KeyUse
-	4,  // 5: rollcall.agent.v1.TrustReply.bundles:type_name -> rollcall.agent.v1.Envelope
-	36, // 6: rollcall.agent.v1.Beacon.issued_at:type_name -> google.protobuf.Timestamp
-	36, // 7: rollcall.agent.v1.Assignment.issued_at:type_name -> google.protobuf.Timestamp
-	36, // 8: rollcall.agent.v1.Policy.issued_at:type_name -> google.protobuf.Timestamp
-	37, // 9: rollcall.agent.v1.Policy.heartbeat_interval:type_name -> google.protobuf.Duration
-	37, // 10: rollcall.agent.v1.Policy.report_interval:type_name -> google.protobuf.Duration
-	12, // 11: rollcall.agent.v1.Policy.windows:type_name -> rollcall.agent.v1.MaintenanceWindow
-	37, // 12: rollcall.agent.v1.Policy.ping_interval:type_name -> google.protobuf.Duration
-	4,  // 13: rollcall.agent.v1.EnrollRequest.enrollment:type_name -> rollcall.agent.v1.Envelope
-	36, // 14: rollcall.agent.v1.Enrollment.created_at:type_name -> google.protobuf.Timestamp
-	4,  // 15: rollcall.agent.v1.RenewRequest.renewal:type_name -> rollcall.agent.v1.Envelope
-	36, // 16: rollcall.agent.v1.Renewal.created_at:type_name -> google.protobuf.Timestamp
-	19, // 17: rollcall.agent.v1.Heartbeat.agent:type_name -> rollcall.agent.v1.AgentInfo
-	36, // 18: rollcall.agent.v1.Heartbeat.sent_at:type_name -> google.protobuf.Timestamp
-	36, // 19: rollcall.agent.v1.Heartbeat.assignment_issued_at:type_name -> google.protobuf.Timestamp
-	20, // 20: rollcall.agent.v1.Heartbeat.content:type_name -> rollcall.agent.v1.ReleaseState
-	20, // 21: rollcall.agent.v1.Heartbeat.agent_release:type_name -> rollcall.agent.v1.ReleaseState
-	21, // 22: rollcall.agent.v1.Heartbeat.state:type_name -> rollcall.agent.v1.EndpointState
-	23, // 23: rollcall.agent.v1.Heartbeat.vitals:type_name -> rollcall.agent.v1.Vitals
-	24, // 24: rollcall.agent.v1.Heartbeat.open_actions:type_name -> rollcall.agent.v1.ActionState
-	25, // 25: rollcall.agent.v1.Heartbeat.capabilities:type_name -> rollcall.agent.v1.Capabilities
-	26, // 26: rollcall.agent.v1.Heartbeat.inventory:type_name -> rollcall.agent.v1.Inventory
-	37, // 27: rollcall.agent.v1.Heartbeat.clock_skew:type_name -> google.protobuf.Duration
-	37, // 28: rollcall.agent.v1.Heartbeat.beacon_age:type_name -> google.protobuf.Duration
-	36, // 29: rollcall.agent.v1.AgentInfo.journal_created_at:type_name -> google.protobuf.Timestamp
-	1,  // 30: rollcall.agent.v1.ReleaseState.phase:type_name -> rollcall.agent.v1.ReleasePhase
-	22, // 31: rollcall.agent.v1.EndpointState.quarantine:type_name -> rollcall.agent.v1.FileResult
-	36, // 32: rollcall.agent.v1.FileResult.quarantined_at:type_name -> google.protobuf.Timestamp
-	37, // 33: rollcall.agent.v1.Vitals.uptime:type_name -> google.protobuf.Duration
-	2,  // 34: rollcall.agent.v1.ActionState.phase:type_name -> rollcall.agent.v1.ActionPhase
-	27, // 35: rollcall.agent.v1.Inventory.interfaces:type_name -> rollcall.agent.v1.NetworkInterface
-	28, // 36: rollcall.agent.v1.Inventory.disks:type_name -> rollcall.agent.v1.Disk
-	36, // 37: rollcall.agent.v1.Inventory.boot_time:type_name -> google.protobuf.Timestamp
-	36, // 38: rollcall.agent.v1.HeartbeatReply.server_time:type_name -> google.protobuf.Timestamp
-	4,  // 39: rollcall.agent.v1.HeartbeatReply.beacon:type_name -> rollcall.agent.v1.Envelope
-	4,  // 40: rollcall.agent.v1.HeartbeatReply.orders:type_name -> rollcall.agent.v1.Envelope
-	3,  // 41: rollcall.agent.v1.HeartbeatReply.send:type_name -> rollcall.agent.v1.Section
-	18, // 42: rollcall.agent.v1.AgentMessage.heartbeat:type_name -> rollcall.agent.v1.Heartbeat
-	33, // 43: rollcall.agent.v1.AgentMessage.ping:type_name -> rollcall.agent.v1.Ping
-	29, // 44: rollcall.agent.v1.ServerMessage.heartbeat_reply:type_name -> rollcall.agent.v1.HeartbeatReply
-	32, // 45: rollcall.agent.v1.ServerMessage.orders:type_name -> rollcall.agent.v1.Orders
-	35, // 46: rollcall.agent.v1.ServerMessage.problem:type_name -> rollcall.agent.v1.Problem
-	34, // 47: rollcall.agent.v1.ServerMessage.pong:type_name -> rollcall.agent.v1.Pong
-	4,  // 48: rollcall.agent.v1.Orders.orders:type_name -> rollcall.agent.v1.Envelope
-	4,  // 49: rollcall.agent.v1.Orders.beacon:type_name -> rollcall.agent.v1.Envelope
-	36, // 50: rollcall.agent.v1.Orders.server_time:type_name -> google.protobuf.Timestamp
-	51, // [51:51] is the sub-list for method output_type
-	51, // [51:51] is the sub-list for method input_type
-	51, // [51:51] is the sub-list for extension type_name
-	51, // [51:51] is the sub-list for extension extendee
-	0,  // [0:51] is the sub-list for field type_name
+	5,  // 5: rollcall.agent.v1.TrustReply.bundles:type_name -> rollcall.agent.v1.Envelope
+	57, // 6: rollcall.agent.v1.Beacon.issued_at:type_name -> google.protobuf.Timestamp
+	57, // 7: rollcall.agent.v1.Assignment.issued_at:type_name -> google.protobuf.Timestamp
+	57, // 8: rollcall.agent.v1.Policy.issued_at:type_name -> google.protobuf.Timestamp
+	58, // 9: rollcall.agent.v1.Policy.heartbeat_interval:type_name -> google.protobuf.Duration
+	58, // 10: rollcall.agent.v1.Policy.report_interval:type_name -> google.protobuf.Duration
+	13, // 11: rollcall.agent.v1.Policy.windows:type_name -> rollcall.agent.v1.MaintenanceWindow
+	58, // 12: rollcall.agent.v1.Policy.ping_interval:type_name -> google.protobuf.Duration
+	57, // 13: rollcall.agent.v1.Action.issued_at:type_name -> google.protobuf.Timestamp
+	57, // 14: rollcall.agent.v1.Action.expires_at:type_name -> google.protobuf.Timestamp
+	58, // 15: rollcall.agent.v1.Action.active_deadline:type_name -> google.protobuf.Duration
+	15, // 16: rollcall.agent.v1.Action.quarantine_file:type_name -> rollcall.agent.v1.QuarantineFile
+	16, // 17: rollcall.agent.v1.Action.restore_file:type_name -> rollcall.agent.v1.RestoreFile
+	17, // 18: rollcall.agent.v1.Action.terminate_process:type_name -> rollcall.agent.v1.TerminateProcess
+	19, // 19: rollcall.agent.v1.Action.isolate_endpoint:type_name -> rollcall.agent.v1.IsolateEndpoint
+	20, // 20: rollcall.agent.v1.Action.cancel_isolation:type_name -> rollcall.agent.v1.CancelIsolation
+	21, // 21: rollcall.agent.v1.Action.live_terminal:type_name -> rollcall.agent.v1.LiveTerminal
+	22, // 22: rollcall.agent.v1.Action.set_endpoint_proxy:type_name -> rollcall.agent.v1.SetEndpointProxy
+	23, // 23: rollcall.agent.v1.Action.disable_endpoint_proxy:type_name -> rollcall.agent.v1.DisableEndpointProxy
+	24, // 24: rollcall.agent.v1.Action.retrieve_files:type_name -> rollcall.agent.v1.RetrieveFiles
+	25, // 25: rollcall.agent.v1.Action.retrieve_security_event_data:type_name -> rollcall.agent.v1.RetrieveSecurityEventData
+	26, // 26: rollcall.agent.v1.Action.retrieve_support_file:type_name -> rollcall.agent.v1.RetrieveSupportFile
+	27, // 27: rollcall.agent.v1.Action.perform_heartbeat:type_name -> rollcall.agent.v1.PerformHeartbeat
+	57, // 28: rollcall.agent.v1.TerminateProcess.start_time:type_name -> google.protobuf.Timestamp
+	58, // 29: rollcall.agent.v1.TerminateProcess.grace:type_name -> google.protobuf.Duration
+	57, // 30: rollcall.agent.v1.ProcessInstance.start_time:type_name -> google.protobuf.Timestamp
+	58, // 31: rollcall.agent.v1.LiveTerminal.idle_timeout:type_name -> google.protobuf.Duration
+	58, // 32: rollcall.agent.v1.SetEndpointProxy.trial:type_name -> google.protobuf.Duration
+	57, // 33: rollcall.agent.v1.Cancel.issued_at:type_name -> google.protobuf.Timestamp
+	57, // 34: rollcall.agent.v1.Cancel.expires_at:type_name -> google.protobuf.Timestamp
+	5,  // 35: rollcall.agent.v1.EnrollRequest.enrollment:type_name -> rollcall.agent.v1.Envelope
+	57, // 36: rollcall.agent.v1.Enrollment.created_at:type_name -> google.protobuf.Timestamp
+	5,  // 37: rollcall.agent.v1.RenewRequest.renewal:type_name -> rollcall.agent.v1.Envelope
+	57, // 38: rollcall.agent.v1.Renewal.created_at:type_name -> google.protobuf.Timestamp
+	35, // 39: rollcall.agent.v1.Heartbeat.agent:type_name -> rollcall.agent.v1.AgentInfo
+	57, // 40: rollcall.agent.v1.Heartbeat.sent_at:type_name -> google.protobuf.Timestamp
+	57, // 41: rollcall.agent.v1.Heartbeat.assignment_issued_at:type_name -> google.protobuf.Timestamp
+	36, // 42: rollcall.agent.v1.Heartbeat.content:type_name -> rollcall.agent.v1.ReleaseState
+	36, // 43: rollcall.agent.v1.Heartbeat.agent_release:type_name -> rollcall.agent.v1.ReleaseState
+	37, // 44: rollcall.agent.v1.Heartbeat.state:type_name -> rollcall.agent.v1.EndpointState
+	39, // 45: rollcall.agent.v1.Heartbeat.vitals:type_name -> rollcall.agent.v1.Vitals
+	40, // 46: rollcall.agent.v1.Heartbeat.open_actions:type_name -> rollcall.agent.v1.ActionState
+	41, // 47: rollcall.agent.v1.Heartbeat.capabilities:type_name -> rollcall.agent.v1.Capabilities
+	42, // 48: rollcall.agent.v1.Heartbeat.inventory:type_name -> rollcall.agent.v1.Inventory
+	58, // 49: rollcall.agent.v1.Heartbeat.clock_skew:type_name -> google.protobuf.Duration
+	58, // 50: rollcall.agent.v1.Heartbeat.beacon_age:type_name -> google.protobuf.Duration
+	57, // 51: rollcall.agent.v1.AgentInfo.journal_created_at:type_name -> google.protobuf.Timestamp
+	1,  // 52: rollcall.agent.v1.ReleaseState.phase:type_name -> rollcall.agent.v1.ReleasePhase
+	38, // 53: rollcall.agent.v1.EndpointState.quarantine:type_name -> rollcall.agent.v1.FileResult
+	57, // 54: rollcall.agent.v1.FileResult.quarantined_at:type_name -> google.protobuf.Timestamp
+	58, // 55: rollcall.agent.v1.Vitals.uptime:type_name -> google.protobuf.Duration
+	2,  // 56: rollcall.agent.v1.ActionState.phase:type_name -> rollcall.agent.v1.ActionPhase
+	43, // 57: rollcall.agent.v1.Inventory.interfaces:type_name -> rollcall.agent.v1.NetworkInterface
+	44, // 58: rollcall.agent.v1.Inventory.disks:type_name -> rollcall.agent.v1.Disk
+	57, // 59: rollcall.agent.v1.Inventory.boot_time:type_name -> google.protobuf.Timestamp
+	57, // 60: rollcall.agent.v1.HeartbeatReply.server_time:type_name -> google.protobuf.Timestamp
+	5,  // 61: rollcall.agent.v1.HeartbeatReply.beacon:type_name -> rollcall.agent.v1.Envelope
+	5,  // 62: rollcall.agent.v1.HeartbeatReply.orders:type_name -> rollcall.agent.v1.Envelope
+	3,  // 63: rollcall.agent.v1.HeartbeatReply.send:type_name -> rollcall.agent.v1.Section
+	2,  // 64: rollcall.agent.v1.ActionUpdate.phase:type_name -> rollcall.agent.v1.ActionPhase
+	5,  // 65: rollcall.agent.v1.ActionUpdate.result:type_name -> rollcall.agent.v1.Envelope
+	46, // 66: rollcall.agent.v1.ActionUpdates.updates:type_name -> rollcall.agent.v1.ActionUpdate
+	49, // 67: rollcall.agent.v1.Acks.acks:type_name -> rollcall.agent.v1.Ack
+	56, // 68: rollcall.agent.v1.Ack.problem:type_name -> rollcall.agent.v1.Problem
+	4,  // 69: rollcall.agent.v1.ActionResult.outcome:type_name -> rollcall.agent.v1.Outcome
+	57, // 70: rollcall.agent.v1.ActionResult.started_at:type_name -> google.protobuf.Timestamp
+	57, // 71: rollcall.agent.v1.ActionResult.finished_at:type_name -> google.protobuf.Timestamp
+	38, // 72: rollcall.agent.v1.ActionResult.files:type_name -> rollcall.agent.v1.FileResult
+	18, // 73: rollcall.agent.v1.ActionResult.processes:type_name -> rollcall.agent.v1.ProcessInstance
+	34, // 74: rollcall.agent.v1.AgentMessage.heartbeat:type_name -> rollcall.agent.v1.Heartbeat
+	46, // 75: rollcall.agent.v1.AgentMessage.action_update:type_name -> rollcall.agent.v1.ActionUpdate
+	54, // 76: rollcall.agent.v1.AgentMessage.ping:type_name -> rollcall.agent.v1.Ping
+	45, // 77: rollcall.agent.v1.ServerMessage.heartbeat_reply:type_name -> rollcall.agent.v1.HeartbeatReply
+	53, // 78: rollcall.agent.v1.ServerMessage.orders:type_name -> rollcall.agent.v1.Orders
+	49, // 79: rollcall.agent.v1.ServerMessage.ack:type_name -> rollcall.agent.v1.Ack
+	56, // 80: rollcall.agent.v1.ServerMessage.problem:type_name -> rollcall.agent.v1.Problem
+	55, // 81: rollcall.agent.v1.ServerMessage.pong:type_name -> rollcall.agent.v1.Pong
+	5,  // 82: rollcall.agent.v1.Orders.orders:type_name -> rollcall.agent.v1.Envelope
+	5,  // 83: rollcall.agent.v1.Orders.beacon:type_name -> rollcall.agent.v1.Envelope
+	57, // 84: rollcall.agent.v1.Orders.server_time:type_name -> google.protobuf.Timestamp
+	85, // [85:85] is the sub-list for method output_type
+	85, // [85:85] is the sub-list for method input_type
+	85, // [85:85] is the sub-list for extension type_name
+	85, // [85:85] is the sub-list for extension extendee
+	0,  // [0:85] is the sub-list for field type_name
 }
 
 func init() { file_api_agent_v1_agent_proto_init() }
@@ -3379,13 +5129,29 @@ func file_api_agent_v1_agent_proto_init() {
 	if File_api_agent_v1_agent_proto != nil {
 		return
 	}
-	file_api_agent_v1_agent_proto_msgTypes[26].OneofWrappers = []any{
+	file_api_agent_v1_agent_proto_msgTypes[9].OneofWrappers = []any{
+		(*Action_QuarantineFile)(nil),
+		(*Action_RestoreFile)(nil),
+		(*Action_TerminateProcess)(nil),
+		(*Action_IsolateEndpoint)(nil),
+		(*Action_CancelIsolation)(nil),
+		(*Action_LiveTerminal)(nil),
+		(*Action_SetEndpointProxy)(nil),
+		(*Action_DisableEndpointProxy)(nil),
+		(*Action_RetrieveFiles)(nil),
+		(*Action_RetrieveSecurityEventData)(nil),
+		(*Action_RetrieveSupportFile)(nil),
+		(*Action_PerformHeartbeat)(nil),
+	}
+	file_api_agent_v1_agent_proto_msgTypes[46].OneofWrappers = []any{
 		(*AgentMessage_Heartbeat)(nil),
+		(*AgentMessage_ActionUpdate)(nil),
 		(*AgentMessage_Ping)(nil),
 	}
-	file_api_agent_v1_agent_proto_msgTypes[27].OneofWrappers = []any{
+	file_api_agent_v1_agent_proto_msgTypes[47].OneofWrappers = []any{
 		(*ServerMessage_HeartbeatReply)(nil),
 		(*ServerMessage_Orders)(nil),
+		(*ServerMessage_Ack)(nil),
 		(*ServerMessage_Problem)(nil),
 		(*ServerMessage_Pong)(nil),
 	}
@@ -3394,8 +5160,8 @@ func file_api_agent_v1_agent_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_api_agent_v1_agent_proto_rawDesc), len(file_api_agent_v1_agent_proto_rawDesc)),
-			NumEnums:      4,
-			NumMessages:   32,
+			NumEnums:      5,
+			NumMessages:   52,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -26,6 +26,67 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// JournalState of an action.
+type JournalState int32
+
+const (
+	// Not known.
+	JournalState_JOURNAL_STATE_UNSPECIFIED JournalState = 0
+	// On disk, not begun.
+	JournalState_JOURNAL_STATE_RECEIVED JournalState = 1
+	// About to begin, or begun.
+	JournalState_JOURNAL_STATE_STARTED JournalState = 2
+	// Ended; the result waits to be acknowledged.
+	JournalState_JOURNAL_STATE_FINISHED JournalState = 3
+	// The result was acknowledged.
+	JournalState_JOURNAL_STATE_SETTLED JournalState = 4
+)
+
+// Enum value maps for JournalState.
+var (
+	JournalState_name = map[int32]string{
+		0: "JOURNAL_STATE_UNSPECIFIED",
+		1: "JOURNAL_STATE_RECEIVED",
+		2: "JOURNAL_STATE_STARTED",
+		3: "JOURNAL_STATE_FINISHED",
+		4: "JOURNAL_STATE_SETTLED",
+	}
+	JournalState_value = map[string]int32{
+		"JOURNAL_STATE_UNSPECIFIED": 0,
+		"JOURNAL_STATE_RECEIVED":    1,
+		"JOURNAL_STATE_STARTED":     2,
+		"JOURNAL_STATE_FINISHED":    3,
+		"JOURNAL_STATE_SETTLED":     4,
+	}
+)
+
+func (x JournalState) Enum() *JournalState {
+	p := new(JournalState)
+	*p = x
+	return p
+}
+
+func (x JournalState) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (JournalState) Descriptor() protoreflect.EnumDescriptor {
+	return file_api_agent_state_v1_state_proto_enumTypes[0].Descriptor()
+}
+
+func (JournalState) Type() protoreflect.EnumType {
+	return &file_api_agent_state_v1_state_proto_enumTypes[0]
+}
+
+func (x JournalState) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use JournalState.Descriptor instead.
+func (JournalState) EnumDescriptor() ([]byte, []int) {
+	return file_api_agent_state_v1_state_proto_rawDescGZIP(), []int{0}
+}
+
 // AgentState is the file "state", rewritten atomically: the CRC32C of what follows (4 bytes, big endian), then this message. Keys,
 // certificate and token are files of their own.
 type AgentState struct {
@@ -44,6 +105,10 @@ type AgentState struct {
 	JournalId string `protobuf:"bytes,10,opt,name=journal_id,json=journalId,proto3" json:"journal_id,omitempty"`
 	// journal_created_at is the signed time at the first beacon after the journal was made.
 	JournalCreatedAt *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=journal_created_at,json=journalCreatedAt,proto3" json:"journal_created_at,omitempty"`
+	// isolation_floor is when the newest action on isolation was issued that was accepted, proxy_floor likewise: older ones are superseded.
+	IsolationFloor *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=isolation_floor,json=isolationFloor,proto3" json:"isolation_floor,omitempty"`
+	// proxy_floor: see isolation_floor.
+	ProxyFloor *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=proxy_floor,json=proxyFloor,proto3" json:"proxy_floor,omitempty"`
 	// clock_skew is the machine's wall clock minus the signed time, as last measured: what the wall clock is worth after a restart.
 	ClockSkew     *durationpb.Duration `protobuf:"bytes,13,opt,name=clock_skew,json=clockSkew,proto3" json:"clock_skew,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -129,9 +194,132 @@ func (x *AgentState) GetJournalCreatedAt() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *AgentState) GetIsolationFloor() *timestamppb.Timestamp {
+	if x != nil {
+		return x.IsolationFloor
+	}
+	return nil
+}
+
+func (x *AgentState) GetProxyFloor() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ProxyFloor
+	}
+	return nil
+}
+
 func (x *AgentState) GetClockSkew() *durationpb.Duration {
 	if x != nil {
 		return x.ClockSkew
+	}
+	return nil
+}
+
+// JournalRecord is the file "actions/<action_uid>", rewritten atomically: the CRC32C of what follows (4 bytes, big endian), then this message.
+type JournalRecord struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// state that the action has come to.
+	State JournalState `protobuf:"varint,1,opt,name=state,proto3,enum=rollcall.agent.state.v1.JournalState" json:"state,omitempty"`
+	// order as it was received; unset where only its cancel came.
+	Order *v1.Envelope `protobuf:"bytes,2,opt,name=order,proto3" json:"order,omitempty"`
+	// expires_at of the action: once the time floor has passed it, a settled record may go.
+	ExpiresAt *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
+	// cancel as it was received.
+	Cancel *v1.Envelope `protobuf:"bytes,4,opt,name=cancel,proto3" json:"cancel,omitempty"`
+	// intent is what whoever does it notes to go on after a crash, at most 64 KiB.
+	Intent []byte `protobuf:"bytes,5,opt,name=intent,proto3" json:"intent,omitempty"`
+	// result is the payload of the ActionResult. It is signed when it is sent.
+	Result []byte `protobuf:"bytes,6,opt,name=result,proto3" json:"result,omitempty"`
+	// changed_at is when the state was reached.
+	ChangedAt *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=changed_at,json=changedAt,proto3" json:"changed_at,omitempty"`
+	// started_at is when it began, by the signed time.
+	StartedAt     *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JournalRecord) Reset() {
+	*x = JournalRecord{}
+	mi := &file_api_agent_state_v1_state_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JournalRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JournalRecord) ProtoMessage() {}
+
+func (x *JournalRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_api_agent_state_v1_state_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JournalRecord.ProtoReflect.Descriptor instead.
+func (*JournalRecord) Descriptor() ([]byte, []int) {
+	return file_api_agent_state_v1_state_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *JournalRecord) GetState() JournalState {
+	if x != nil {
+		return x.State
+	}
+	return JournalState_JOURNAL_STATE_UNSPECIFIED
+}
+
+func (x *JournalRecord) GetOrder() *v1.Envelope {
+	if x != nil {
+		return x.Order
+	}
+	return nil
+}
+
+func (x *JournalRecord) GetExpiresAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpiresAt
+	}
+	return nil
+}
+
+func (x *JournalRecord) GetCancel() *v1.Envelope {
+	if x != nil {
+		return x.Cancel
+	}
+	return nil
+}
+
+func (x *JournalRecord) GetIntent() []byte {
+	if x != nil {
+		return x.Intent
+	}
+	return nil
+}
+
+func (x *JournalRecord) GetResult() []byte {
+	if x != nil {
+		return x.Result
+	}
+	return nil
+}
+
+func (x *JournalRecord) GetChangedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ChangedAt
+	}
+	return nil
+}
+
+func (x *JournalRecord) GetStartedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.StartedAt
 	}
 	return nil
 }
@@ -140,7 +328,7 @@ var File_api_agent_state_v1_state_proto protoreflect.FileDescriptor
 
 const file_api_agent_state_v1_state_proto_rawDesc = "" +
 	"\n" +
-	"\x1eapi/agent/state/v1/state.proto\x12\x17rollcall.agent.state.v1\x1a\x18api/agent/v1/agent.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa9\x03\n" +
+	"\x1eapi/agent/state/v1/state.proto\x12\x17rollcall.agent.state.v1\x1a\x18api/agent/v1/agent.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xab\x04\n" +
 	"\n" +
 	"AgentState\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x129\n" +
@@ -154,9 +342,30 @@ const file_api_agent_state_v1_state_proto_rawDesc = "" +
 	"\n" +
 	"journal_id\x18\n" +
 	" \x01(\tR\tjournalId\x12H\n" +
-	"\x12journal_created_at\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\x10journalCreatedAt\x128\n" +
+	"\x12journal_created_at\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\x10journalCreatedAt\x12C\n" +
+	"\x0fisolation_floor\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\x0eisolationFloor\x12;\n" +
+	"\vproxy_floor\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"proxyFloor\x128\n" +
 	"\n" +
-	"clock_skew\x18\r \x01(\v2\x19.google.protobuf.DurationR\tclockSkewB=Z;github.com/rollcall-dev/rollcall/api/agent/state/v1;statev1b\x06proto3"
+	"clock_skew\x18\r \x01(\v2\x19.google.protobuf.DurationR\tclockSkew\"\x95\x03\n" +
+	"\rJournalRecord\x12;\n" +
+	"\x05state\x18\x01 \x01(\x0e2%.rollcall.agent.state.v1.JournalStateR\x05state\x121\n" +
+	"\x05order\x18\x02 \x01(\v2\x1b.rollcall.agent.v1.EnvelopeR\x05order\x129\n" +
+	"\n" +
+	"expires_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\x123\n" +
+	"\x06cancel\x18\x04 \x01(\v2\x1b.rollcall.agent.v1.EnvelopeR\x06cancel\x12\x16\n" +
+	"\x06intent\x18\x05 \x01(\fR\x06intent\x12\x16\n" +
+	"\x06result\x18\x06 \x01(\fR\x06result\x129\n" +
+	"\n" +
+	"changed_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\tchangedAt\x129\n" +
+	"\n" +
+	"started_at\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\tstartedAt*\x9b\x01\n" +
+	"\fJournalState\x12\x1d\n" +
+	"\x19JOURNAL_STATE_UNSPECIFIED\x10\x00\x12\x1a\n" +
+	"\x16JOURNAL_STATE_RECEIVED\x10\x01\x12\x19\n" +
+	"\x15JOURNAL_STATE_STARTED\x10\x02\x12\x1a\n" +
+	"\x16JOURNAL_STATE_FINISHED\x10\x03\x12\x19\n" +
+	"\x15JOURNAL_STATE_SETTLED\x10\x04B=Z;github.com/rollcall-dev/rollcall/api/agent/state/v1;statev1b\x06proto3"
 
 var (
 	file_api_agent_state_v1_state_proto_rawDescOnce sync.Once
@@ -170,25 +379,36 @@ func file_api_agent_state_v1_state_proto_rawDescGZIP() []byte {
 	return file_api_agent_state_v1_state_proto_rawDescData
 }
 
-var file_api_agent_state_v1_state_proto_msgTypes = make([]protoimpl.MessageInfo, 1)
+var file_api_agent_state_v1_state_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_api_agent_state_v1_state_proto_msgTypes = make([]protoimpl.MessageInfo, 2)
 var file_api_agent_state_v1_state_proto_goTypes = []any{
-	(*AgentState)(nil),            // 0: rollcall.agent.state.v1.AgentState
-	(*timestamppb.Timestamp)(nil), // 1: google.protobuf.Timestamp
-	(*v1.Envelope)(nil),           // 2: rollcall.agent.v1.Envelope
-	(*durationpb.Duration)(nil),   // 3: google.protobuf.Duration
+	(JournalState)(0),             // 0: rollcall.agent.state.v1.JournalState
+	(*AgentState)(nil),            // 1: rollcall.agent.state.v1.AgentState
+	(*JournalRecord)(nil),         // 2: rollcall.agent.state.v1.JournalRecord
+	(*timestamppb.Timestamp)(nil), // 3: google.protobuf.Timestamp
+	(*v1.Envelope)(nil),           // 4: rollcall.agent.v1.Envelope
+	(*durationpb.Duration)(nil),   // 5: google.protobuf.Duration
 }
 var file_api_agent_state_v1_state_proto_depIdxs = []int32{
-	1, // 0: rollcall.agent.state.v1.AgentState.time_floor:type_name -> google.protobuf.Timestamp
-	2, // 1: rollcall.agent.state.v1.AgentState.trust:type_name -> rollcall.agent.v1.Envelope
-	2, // 2: rollcall.agent.state.v1.AgentState.assignment:type_name -> rollcall.agent.v1.Envelope
-	2, // 3: rollcall.agent.state.v1.AgentState.policies:type_name -> rollcall.agent.v1.Envelope
-	1, // 4: rollcall.agent.state.v1.AgentState.journal_created_at:type_name -> google.protobuf.Timestamp
-	3, // 5: rollcall.agent.state.v1.AgentState.clock_skew:type_name -> google.protobuf.Duration
-	6, // [6:6] is the sub-list for method output_type
-	6, // [6:6] is the sub-list for method input_type
-	6, // [6:6] is the sub-list for extension type_name
-	6, // [6:6] is the sub-list for extension extendee
-	0, // [0:6] is the sub-list for field type_name
+	3,  // 0: rollcall.agent.state.v1.AgentState.time_floor:type_name -> google.protobuf.Timestamp
+	4,  // 1: rollcall.agent.state.v1.AgentState.trust:type_name -> rollcall.agent.v1.Envelope
+	4,  // 2: rollcall.agent.state.v1.AgentState.assignment:type_name -> rollcall.agent.v1.Envelope
+	4,  // 3: rollcall.agent.state.v1.AgentState.policies:type_name -> rollcall.agent.v1.Envelope
+	3,  // 4: rollcall.agent.state.v1.AgentState.journal_created_at:type_name -> google.protobuf.Timestamp
+	3,  // 5: rollcall.agent.state.v1.AgentState.isolation_floor:type_name -> google.protobuf.Timestamp
+	3,  // 6: rollcall.agent.state.v1.AgentState.proxy_floor:type_name -> google.protobuf.Timestamp
+	5,  // 7: rollcall.agent.state.v1.AgentState.clock_skew:type_name -> google.protobuf.Duration
+	0,  // 8: rollcall.agent.state.v1.JournalRecord.state:type_name -> rollcall.agent.state.v1.JournalState
+	4,  // 9: rollcall.agent.state.v1.JournalRecord.order:type_name -> rollcall.agent.v1.Envelope
+	3,  // 10: rollcall.agent.state.v1.JournalRecord.expires_at:type_name -> google.protobuf.Timestamp
+	4,  // 11: rollcall.agent.state.v1.JournalRecord.cancel:type_name -> rollcall.agent.v1.Envelope
+	3,  // 12: rollcall.agent.state.v1.JournalRecord.changed_at:type_name -> google.protobuf.Timestamp
+	3,  // 13: rollcall.agent.state.v1.JournalRecord.started_at:type_name -> google.protobuf.Timestamp
+	14, // [14:14] is the sub-list for method output_type
+	14, // [14:14] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_api_agent_state_v1_state_proto_init() }
@@ -201,13 +421,14 @@ func file_api_agent_state_v1_state_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_api_agent_state_v1_state_proto_rawDesc), len(file_api_agent_state_v1_state_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   1,
+			NumEnums:      1,
+			NumMessages:   2,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
 		GoTypes:           file_api_agent_state_v1_state_proto_goTypes,
 		DependencyIndexes: file_api_agent_state_v1_state_proto_depIdxs,
+		EnumInfos:         file_api_agent_state_v1_state_proto_enumTypes,
 		MessageInfos:      file_api_agent_state_v1_state_proto_msgTypes,
 	}.Build()
 	File_api_agent_state_v1_state_proto = out.File

@@ -1,0 +1,148 @@
+// Package action is the table of an action's transitions as pure functions: docs/actions.md has the rows. Manager and gateway both call Next and
+// write what it returns under the resourceVersion that it was given; whoever loses that race reads again and asks Next again.
+package action
+
+import (
+	"errors"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	agentv1 "github.com/rollcall-dev/rollcall/api/agent/v1"
+	"github.com/rollcall-dev/rollcall/api/v1alpha1"
+	"github.com/rollcall-dev/rollcall/internal/envelope"
+)
+
+// Arrow is a row of the table, by its number in docs/actions.md: "8". None is no transition: the status is as it was.
+type Arrow string
+
+// None: nothing changes.
+const None Arrow = ""
+
+// ErrUnfit is wrapped by Next where an event does not fit the action as it is: it is counted, and nothing is written.
+var ErrUnfit = errors.New("the event does not fit the action as it is")
+
+// Event is what happens to an action. Look, Send, Progress, Result and Missing are.
+type Event interface{ event() }
+
+// Endpoint is what is known of the endpoint that an action is for.
+type Endpoint struct {
+	// IdentityID is empty until it has enrolled.
+	IdentityID string
+	Lifecycle  v1alpha1.EndpointLifecycle
+	// Conflict: two machines use the identity, or its journal was lost and nobody has decided yet.
+	Conflict bool
+	// Reported says that the agent has told its capabilities.
+	Reported     bool
+	AgentVersion string
+	Capabilities []v1alpha1.Text
+	// JournalID and JournalTime are the agent's journal's; JournalTime is zero until the agent knows the time.
+	JournalID   string
+	JournalTime time.Time
+	// Policy is the name of the policy that it obeys, empty for the defaults; Disabled are the types of action that this policy refuses.
+	Policy   string
+	Disabled []v1alpha1.ActionType
+	// Channel by which it is heard, Online whether it is, LastSeen when it was at least, Interval between its heartbeats.
+	Channel  v1alpha1.Channel
+	Online   bool
+	LastSeen time.Time
+	Interval time.Duration
+	// Isolation and Proxy are declared in its spec; they win over actions. nil and "" are not declared.
+	Isolation v1alpha1.Isolation
+	Proxy     *v1alpha1.DeclaredProxy
+	// State is what its agent says of itself, for row 20; nil if it said nothing.
+	State *v1alpha1.EndpointAgent
+}
+
+// Seal signs an order with the fleet's order key of now.
+type Seal func(t envelope.Type, m proto.Message) (v1alpha1.Envelope, error)
+
+// Look is the manager's, whenever something may have changed or a deadline has passed: rows 2 to 7, 17, 19 and 20.
+type Look struct {
+	Now time.Time
+	// Endpoint that the action is for; nil if there is none of that name.
+	Endpoint *Endpoint
+	// EndpointDeleted says that the action was admitted for an endpoint that is gone, confirmed by a live read.
+	EndpointDeleted bool
+	// FleetID and Seal are whose orders are made.
+	FleetID string
+	Seal    Seal
+	// SealedNow tells whether an order was signed by the key of now; an order by another is made anew while it is Pending.
+	SealedNow func(v1alpha1.Envelope) bool
+	// Parent of a child; nil for others. Turn is the child's place, from 0, among the children in the order of their names.
+	Parent *v1alpha1.EndpointAction
+	Turn   int
+	// NewerOfTopic: a newer action on the same thing (isolation, proxy) was admitted on this endpoint.
+	NewerOfTopic bool
+}
+
+// Send is the gateway's, before the first byte: row 8. Repeating what was sent is no event.
+type Send struct {
+	Now      time.Time
+	Channel  v1alpha1.Channel
+	Gateway  string
+	Endpoint *Endpoint
+	// JournalID is that of the heartbeat that the agent was last heard by.
+	JournalID string
+}
+
+// Progress is the agent's word that it runs: rows 10 and 11.
+type Progress struct {
+	Now        time.Time
+	IdentityID string
+	Percent    uint32
+	Message    string
+}
+
+// Result is the agent's, verified by the gateway: rows 12 to 16, 18 and 21 to 23.
+type Result struct {
+	Now time.Time
+	// IdentityID of the certificate.
+	IdentityID string
+	Says       *agentv1.ActionResult
+	Proof      v1alpha1.Envelope
+}
+
+// Missing is the gateway's: an agent's second heartbeat in a row did not list an action that it had acknowledged; see delivery.missingTime.
+type Missing struct {
+	Now        time.Time
+	IdentityID string
+}
+
+func (Look) event()     {}
+func (Send) event()     {}
+func (Progress) event() {}
+func (Result) event()   {}
+func (Missing) event()  {}
+
+// Next is the status of an action after an event, and the row of the table that was taken; None if nothing changes. The action is not changed.
+// The error wraps ErrUnfit, or is the Seal's.
+func Next(a *v1alpha1.EndpointAction, e Event) (status *v1alpha1.EndpointActionStatus, row Arrow, err error) {
+	panic("to come")
+}
+
+// Ended tells whether an action has.
+func Ended(s *v1alpha1.EndpointActionStatus) bool { return s.FinishTime != nil }
+
+// Due is when the manager has to look again if nothing happens; zero for never. It is no earlier than the deadline that it is for.
+func Due(a *v1alpha1.EndpointAction, now time.Time) time.Time { panic("to come") }
+
+// Order is what an action asks of an agent, as the manager signs it, for the identity and from the moment of its admission.
+func Order(a *v1alpha1.EndpointAction, fleetID, identityID string, admitted time.Time) *agentv1.Action {
+	panic("to come")
+}
+
+// ParentLook is the manager's at an action with a selector.
+type ParentLook struct {
+	Now time.Time
+	// Children that exist, in the order of their names. All says that there is one for each endpoint that the selector matched; until then
+	// nothing is counted. Matched is how many that are.
+	Children []*v1alpha1.EndpointAction
+	All      bool
+	Matched  int
+}
+
+// NextParent is the status of an action with a selector: rows P1 to P6. released is raised in it before a child that it lets in is admitted.
+func NextParent(a *v1alpha1.EndpointAction, l ParentLook) (status *v1alpha1.EndpointActionStatus, row Arrow, err error) {
+	panic("to come")
+}
