@@ -35,8 +35,11 @@ const (
 	Beacon     Type = "application/vnd.rollcall.beacon.v1+json"     // Beacon, by an order key
 	Assignment Type = "application/vnd.rollcall.assignment.v1+json" // Assignment, by an order key
 	Policy     Type = "application/vnd.rollcall.policy.v1+json"     // Policy, by an order key
+	Action     Type = "application/vnd.rollcall.action.v1+json"     // Action, by an order key
+	Cancel     Type = "application/vnd.rollcall.cancel.v1+json"     // Cancel, by an order key
 	Enrollment Type = "application/vnd.rollcall.enrollment.v1+json" // Enrollment, by the token's key
 	Renewal    Type = "application/vnd.rollcall.renewal.v1+json"    // Renewal, by the key of the certificate inside
+	Result     Type = "application/vnd.rollcall.result.v1+json"     // ActionResult, by the key of the agent's certificate
 )
 
 // Bounds of an envelope.
@@ -45,8 +48,8 @@ const (
 	MaxSignatureBytes = 128
 	MaxTypeBytes      = 128
 	MaxKeyIDBytes     = 128
-	maxOrderBytes     = 32 << 10 // orders and trust bundles
-	maxProofBytes     = 5 << 10  // enrolments and renewals: as DSSE JSON they fit into an annotation of 8 KiB
+	maxPayloadBytes   = 32 << 10
+	maxRequestBytes   = 5 << 10 // enrolments and renewals: as DSSE JSON they fit into an annotation of 8 KiB
 )
 
 // Errors of Verify and Open. They wrap no detail of the payload, which is not to be believed.
@@ -60,21 +63,23 @@ var (
 
 // MaxPayload is the largest payload of a type, in bytes.
 func (t Type) MaxPayload() int {
-	if t.isProof() {
-		return maxProofBytes
+	switch t {
+	case Enrollment, Renewal:
+		return maxRequestBytes
+	default:
+		return maxPayloadBytes
 	}
-	return maxOrderBytes
 }
 
-// maxSignatures of a type: a proof is by one key, an order may be by an old key and its successor.
+// maxSignatures of a type: a proof is by the agent's one key, an order may be by an old key and its successor.
 func (t Type) maxSignatures() int {
-	if t.isProof() {
+	switch t {
+	case Enrollment, Renewal, Result:
 		return 1
+	default:
+		return MaxSignatures
 	}
-	return MaxSignatures
 }
-
-func (t Type) isProof() bool { return t == Enrollment || t == Renewal }
 
 // PAE is DSSE's pre-authentication encoding: the bytes that are signed.
 func PAE(t Type, payload []byte) []byte {

@@ -25,7 +25,7 @@ import (
 
 var (
 	seeded = ed25519.NewKeyFromSeed(bytes.Repeat([]byte{7}, ed25519.SeedSize))
-	types  = []Type{Trust, Beacon, Assignment, Policy, Enrollment, Renewal}
+	types  = []Type{Trust, Beacon, Assignment, Policy, Action, Cancel, Enrollment, Renewal, Result}
 )
 
 func p256(t testing.TB) *ecdsa.PrivateKey {
@@ -203,6 +203,8 @@ func TestBounds(t *testing.T) {
 		{"the largest proof", Enrollment, func(e *agentv1.Envelope) { e.Payload = make([]byte, 5<<10) }, true},
 		{"a larger proof", Enrollment, func(e *agentv1.Envelope) { e.Payload = make([]byte, 5<<10+1) }, false},
 		{"a larger renewal", Renewal, func(e *agentv1.Envelope) { e.Payload = make([]byte, 5<<10+1) }, false},
+		{"the largest result", Result, func(e *agentv1.Envelope) { e.Payload = make([]byte, 32<<10) }, true},
+		{"a larger result", Result, func(e *agentv1.Envelope) { e.Payload = make([]byte, 32<<10+1) }, false},
 		{"no signature", Policy, func(e *agentv1.Envelope) { e.Signatures = nil }, false},
 		{"four signatures", Policy, func(e *agentv1.Envelope) {
 			e.Signatures = []*agentv1.Signature{signature(1), signature(1), signature(1), signature(1)}
@@ -211,6 +213,8 @@ func TestBounds(t *testing.T) {
 			e.Signatures = []*agentv1.Signature{signature(1), signature(1), signature(1), signature(1), signature(1)}
 		}, false},
 		{"a proof with two signatures", Renewal, func(e *agentv1.Envelope) { e.Signatures = append(e.Signatures, signature(1)) }, false},
+		{"a result with two signatures", Result, func(e *agentv1.Envelope) { e.Signatures = append(e.Signatures, signature(1)) }, false},
+		{"an action with two signatures", Action, func(e *agentv1.Envelope) { e.Signatures = append(e.Signatures, signature(1)) }, true},
 		{"an empty signature", Policy, func(e *agentv1.Envelope) { e.Signatures = []*agentv1.Signature{signature(0)} }, false},
 		{"the longest signature", Policy, func(e *agentv1.Envelope) { e.Signatures = []*agentv1.Signature{signature(128)} }, true},
 		{"a longer signature", Policy, func(e *agentv1.Envelope) { e.Signatures = []*agentv1.Signature{signature(129)} }, false},

@@ -2,6 +2,8 @@ package wire
 
 import (
 	"fmt"
+	"net/netip"
+	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -156,6 +158,61 @@ func digits(field, s string, n int, optional bool) *BoundError {
 		return nil
 	}
 	return &BoundError{field, strconv.Itoa(n) + " lower-case hexadecimal digits"}
+}
+
+// word is a reason in CamelCase: a capital, then letters and digits. Kubernetes takes it for the reason of a condition.
+func word(field, s string) *BoundError {
+	if len(s) <= MaxReason && isWord(s) {
+		return nil
+	}
+	return &BoundError{field, fmt.Sprintf("a word in CamelCase of at most %d bytes", MaxReason)}
+}
+
+func isWord(s string) bool {
+	for _, c := range []byte(s) {
+		if (c < 'A' || c > 'Z') && (c < 'a' || c > 'z') && (c < '0' || c > '9') {
+			return false
+		}
+	}
+	return s != "" && s[0] >= 'A' && s[0] <= 'Z'
+}
+
+// path is absolute on the system of whoever it is for, which the receiver need not be, or empty where that is allowed.
+func path(field, s string, optional bool) *BoundError {
+	if optional && s == "" || len(s) <= MaxPath && isText(s) && isAbsolute(s) {
+		return nil
+	}
+	return &BoundError{field, fmt.Sprintf("an absolute path of at most %d bytes of UTF-8 without control characters", MaxPath)}
+}
+
+// isAbsolute knows /x of Unix, and C:\x, C:/x and \\server\x of Windows.
+func isAbsolute(s string) bool {
+	drive := len(s) >= 3 && s[1] == ':' && (s[2] == '\\' || s[2] == '/') && (s[0]|0x20 >= 'a' && s[0]|0x20 <= 'z')
+	return strings.HasPrefix(s, "/") || strings.HasPrefix(s, `\\`) || drive
+}
+
+// network is one in the form of CIDR.
+func network(s string) *BoundError {
+	if _, err := netip.ParsePrefix(s); err != nil {
+		return &BoundError{"", "a network such as 10.0.0.0/8"}
+	}
+	return nil
+}
+
+// proxyURL has a scheme, a host and a port, and no more.
+func proxyURL(field, s string) *BoundError {
+	if len(s) <= MaxProxyURL && isText(s) {
+		u, err := url.Parse(s)
+		if err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Hostname() != "" && isPort(u.Port()) && s == u.Scheme+"://"+u.Host {
+			return nil
+		}
+	}
+	return &BoundError{field, fmt.Sprintf("http://host:port or https://host:port of at most %d bytes", MaxProxyURL)}
+}
+
+func isPort(s string) bool {
+	n, err := strconv.ParseUint(s, 10, 16)
+	return err == nil && n > 0
 }
 
 func version(field, s string) *BoundError {

@@ -36,6 +36,12 @@ type bound struct {
 
 func some(v ...any) []any { return v }
 
+// without takes values out of what is refused: another row, or another test, has them.
+func (b bound) without(v any) bound {
+	b.bad = slices.DeleteFunc(b.bad, func(bad any) bool { return bad == v })
+	return b
+}
+
 func textUpTo(field string, lo, hi int) bound {
 	b := bound{field, some(letters(lo), letters(hi)), some(letters(hi+1), "tab\tin", "\xff", "\u0085", "del\x7f"), between(lo, hi, "bytes of UTF-8")}
 	if lo > 0 {
@@ -98,6 +104,35 @@ func spanOf(field string, lo, hi time.Duration) bound {
 	return b
 }
 
+func requiredSpanOf(field string, lo, hi time.Duration) bound {
+	b := spanOf(field, lo, hi)
+	b.good = slices.DeleteFunc(b.good, func(v any) bool { return v == unset{} })
+	return b
+}
+
+func pathOf(field string, optional bool) bound {
+	long := "/" + strings.Repeat("a", MaxPath-1)
+	return bound{
+		field, some("/", "/a b/ö", `C:\x`, "c:/x", `\\server\x`, long),
+		some("a", "./a", "C:", "C:x", "1:/x", `\x`, "/a\nb", "/\xff", long+"a"), "an absolute path of at most 4096 bytes",
+	}.orEmpty(optional)
+}
+
+func networkOf(field string) bound {
+	return bound{
+		field, some("10.0.0.0/8", "192.0.2.1/32", "2001:db8::/32"),
+		some("", "10.0.0.0", "10.0.0.0/33", "10.0.0.0/8\n", "example.com/8", "fe80::1%eth0/64"), "a network such as 10.0.0.0/8",
+	}
+}
+
+func wordOf(field string) bound {
+	long := strings.Repeat("A", MaxReason)
+	return bound{
+		field, some("D", "TimedOut2", long),
+		some("", "done", "Two Words", "With-Dash", "2Fast", "Größe", "Done\n", long+"a"), "a word in CamelCase of at most 64 bytes",
+	}
+}
+
 func countOf(field string, lo, hi int) bound {
 	b := bound{field, some(count(lo), count(hi)), some(count(hi + 1)), between(lo, hi, "elements")}
 	if lo > 0 {
@@ -142,7 +177,7 @@ var heartbeatBounds = join([]bound{
 	hexOf("agent.journal_id", 32, true), timeOf("agent.journal_created_at", true),
 	timeOf("sent_at", true), numberOf("trust_version", 0, MaxNumber), timeOf("assignment_issued_at", true), idOf("policy_id", true),
 	numberOf("policy_revision", 0, MaxNumber),
-	idOf("state.isolation_action_uid", true), textUpTo("state.proxy_url", 0, 256), idOf("state.proxy_action_uid", true),
+	idOf("state.isolation_action_uid", true), textUpTo("state.proxy_url", 0, 261), idOf("state.proxy_action_uid", true),
 	number32("state.quarantined_files", 0, math.MaxInt32), countOf("state.quarantine", 0, 10),
 	textUpTo("state.quarantine[0].path", 1, 256), hexOf("state.quarantine[0].sha256", 64, false), numberOf("state.quarantine[0].size", 0, MaxNumber),
 	textUpTo("state.quarantine[0].upload_id", 0, 256), textUpTo("state.quarantine[0].error", 0, 256),
@@ -174,6 +209,55 @@ var replyBounds = join([]bound{
 	countOf("send", 0, 8), countOf("features", 0, 32), textUpTo("features[0]", 1, 256), textUpTo("gateway", 0, 256),
 }, carriedBounds)
 
+var problemBounds = []bound{
+	textUpTo("type", 1, 256), textUpTo("title", 0, 256), number32("status", 0, 999), textUpTo("detail", 0, 1024), textUpTo("instance", 0, 256),
+	textUpTo("minimum", 0, 64), countOf("supported", 0, 16), textUpTo("supported[0]", 1, 256),
+}
+
+var updateBounds = join([]bound{
+	idOf("action_uid", false), number32("percent", 0, 100), textUpTo("message", 0, 256),
+	{"result", nil, some(unset{}), "an envelope of type application/vnd.rollcall.result.v1+json"},
+	{"result.payload_type", nil, some("", "application/vnd.rollcall.cancel.v1+json"), "an envelope of type application/vnd.rollcall.result.v1+json"},
+}, envelopeBounds("result", 32<<10, 1))
+
+var actionHeadBounds = []bound{
+	idOf("fleet_id", false), idOf("identity_id", false), idOf("action_uid", false), timeOf("issued_at", false), timeOf("expires_at", false),
+}
+
+var actionBounds = join(actionHeadBounds, []bound{
+	countOf("requires", 0, 8), textUpTo("requires[0]", 1, 64), textUpTo("requested_by", 0, 256), textUpTo("reason", 0, 256),
+	requiredSpanOf("active_deadline", time.Second, 24*time.Hour), {"active_deadline", nil, some(unset{}), "present"},
+})
+
+// parameterBounds are those of the parameters of an action, by their field.
+var parameterBounds = map[string][]bound{
+	"quarantine_file": {pathOf("path", true), hexOf("sha256", 64, true)},
+	"restore_file":    {idOf("quarantine_id", false), pathOf("path", true)},
+	"terminate_process": {
+		number32("pid", 2, 1<<22), timeOf("start_time", false).without(unset{}), pathOf("executable", true), hexOf("sha256", 64, true),
+		spanOf("grace", 0, 300*time.Second),
+	},
+	"isolate_endpoint": {countOf("allow", 0, 32), networkOf("allow[0]")},
+	"live_terminal": {
+		textUpTo("user", 0, 256), countOf("command", 0, 64),
+		{"command[0]", some("", letters(4096), "a\nb\x1b[m\u0085"), some(letters(4097), "a\x00b", "\xff"), "at most 4096 bytes of UTF-8 without NUL"},
+		spanOf("idle_timeout", 30*time.Second, 2*time.Hour),
+	},
+	"set_endpoint_proxy": {
+		{
+			"url", some("http://proxy:3128", "https://proxy.example.com:1", "http://[2001:db8::1]:65535", "http://"+strings.Repeat("a", 261-12)+":3128"),
+			some(
+				"", "proxy:3128", "http://proxy", "http://:3128", "http://proxy:0", "http://proxy:65536", "ftp://proxy:21", "http://proxy:3128/",
+				"http://me:secret@proxy:3128", "http://proxy:3128?a", "http://proxy:3128#a", "http://proxy :3128", "http://"+strings.Repeat("a", 262-12)+":3128",
+			),
+			"http://host:port or https://host:port of at most 261 bytes",
+		},
+		spanOf("trial", time.Second, time.Hour),
+	},
+	"retrieve_files":               {countOf("paths", 1, 32), pathOf("paths[0]", false), numberOf("max_bytes", 0, 10<<30)},
+	"retrieve_security_event_data": {countOf("event_ids", 1, 64), textUpTo("event_ids[0]", 1, 256)},
+}
+
 // below are the bounds of a message that is in the field parent.
 func below(parent string, all []bound) []bound {
 	out := slices.Clone(all)
@@ -184,19 +268,33 @@ func below(parent string, all []bound) []bound {
 }
 
 var bounds = map[string][]bound{
-	"Heartbeat":              heartbeatBounds,
-	"AgentMessage":           join([]bound{numberOf("id", 1, MaxNumber)}, below("heartbeat", heartbeatBounds)),
-	"AgentMessage of a ping": {numberOf("id", 1, MaxNumber)},
-	"ServerMessage":          join([]bound{numberOf("re", 0, MaxNumber)}, below("heartbeat_reply", replyBounds)),
+	"Heartbeat":                 heartbeatBounds,
+	"AgentMessage":              join([]bound{numberOf("id", 1, MaxNumber)}, below("heartbeat", heartbeatBounds)),
+	"AgentMessage of a ping":    {numberOf("id", 1, MaxNumber)},
+	"AgentMessage of an update": join([]bound{numberOf("id", 1, MaxNumber)}, below("action_update", updateBounds)),
+	"ServerMessage of an ack":   join([]bound{numberOf("re", 0, MaxNumber)}, below("ack.problem", problemBounds)),
+	"ActionUpdates":             join([]bound{countOf("updates", 1, 32)}, below("updates[0]", updateBounds)),
+	"Acks":                      join([]bound{countOf("acks", 1, 32)}, below("acks[0].problem", problemBounds)),
+	"Action":                    actionBounds,
+	"Cancel": {
+		idOf("fleet_id", false), idOf("identity_id", false), idOf("action_uid", false), timeOf("issued_at", false), timeOf("expires_at", false),
+		hexOf("action_digest", 64, false), timeOf("action_issued_at", false),
+	},
+	"ActionResult": {
+		idOf("fleet_id", false), idOf("identity_id", false), idOf("action_uid", false), hexOf("action_digest", 64, false), wordOf("reason"),
+		textUpTo("message", 0, 1024), timeOf("started_at", true), timeOf("finished_at", false),
+		countOf("files", 0, 64), textUpTo("files[0].path", 1, 256), hexOf("files[0].sha256", 64, true), numberOf("files[0].size", 0, MaxNumber),
+		textUpTo("files[0].upload_id", 0, 256), textUpTo("files[0].error", 0, 256), idOf("files[0].quarantine_id", true),
+		timeOf("files[0].quarantined_at", true),
+		countOf("processes", 0, 128), timeOf("processes[0].start_time", true), textUpTo("processes[0].executable", 0, 256),
+		number32("omitted", 0, math.MaxInt32),
+	},
+	"ServerMessage": join([]bound{numberOf("re", 0, MaxNumber)}, below("heartbeat_reply", replyBounds)),
 	"ServerMessage of orders": join([]bound{
 		timeOf("orders.server_time", true),
 		countOf("orders.orders", 1, 32),
 	}, below("orders", carriedBounds)),
-	"ServerMessage of a problem": {
-		numberOf("re", 0, MaxNumber), textUpTo("problem.type", 1, 256), textUpTo("problem.title", 0, 256), number32("problem.status", 0, 999),
-		textUpTo("problem.detail", 0, 1024), textUpTo("problem.instance", 0, 256), textUpTo("problem.minimum", 0, 64),
-		countOf("problem.supported", 0, 16), textUpTo("problem.supported[0]", 1, 256),
-	},
+	"ServerMessage of a problem": join([]bound{numberOf("re", 0, MaxNumber)}, below("problem", problemBounds)),
 	"EnrollRequest": join([]bound{
 		{"enrollment", nil, some(unset{}), "an envelope of type application/vnd.rollcall.enrollment.v1+json"},
 		{"enrollment.payload_type", nil, some("", "application/vnd.rollcall.renewal.v1+json"), "an envelope of type application/vnd.rollcall.enrollment.v1+json"},
@@ -231,7 +329,7 @@ var bounds = map[string][]bound{
 		idOf("fleet_id", false), idOf("policy_id", false), numberOf("revision", 1, MaxNumber), timeOf("issued_at", false),
 		spanOf("heartbeat_interval", time.Second, 24*time.Hour), spanOf("report_interval", 10*time.Minute, 24*time.Hour),
 		countOf("disabled_actions", 0, 12), textUpTo("disabled_actions[0]", 1, 64), countOf("isolation_allow", 0, 64),
-		textUpTo("isolation_allow[0]", 1, 256), textUpTo("content_version", 0, 64), number32("content_delay_days", 0, 90),
+		networkOf("isolation_allow[0]"), textUpTo("content_version", 0, 64), number32("content_delay_days", 0, 90),
 		countOf("windows", 0, 14), countOf("windows[0].days", 0, 7), number32("windows[0].days[0]", 0, 6), number32("windows[0].start_minute", 0, 1439),
 		number32("windows[0].duration_minutes", 15, 1440), textUpTo("windows[0].time_zone", 0, 64),
 		spanOf("ping_interval", 15*time.Second, 4*time.Minute),
@@ -240,8 +338,9 @@ var bounds = map[string][]bound{
 
 // unbounded are the fields that any value of their type is good for.
 var unbounded = map[string]bool{
-	"ServerMessage of a problem.problem.retry_after": true,
-	"Heartbeat.vitals.memory_total":                  true, "Heartbeat.vitals.memory_available": true, "Heartbeat.vitals.disk_total": true,
+	"ServerMessage of a problem.problem.retry_after": true, "ServerMessage of an ack.ack.problem.retry_after": true,
+	"Acks.acks[0].problem.retry_after": true, "ActionResult.processes[0].pid": true,
+	"Heartbeat.vitals.memory_total": true, "Heartbeat.vitals.memory_available": true, "Heartbeat.vitals.disk_total": true,
 	"Heartbeat.vitals.disk_free": true, "Heartbeat.inventory.memory_total": true, "Heartbeat.inventory.disks[0].total": true,
 	"Heartbeat.inventory.disks[0].free": true, "Policy.download_bytes_per_second": true,
 }
@@ -253,9 +352,17 @@ func join[T any](lists ...[]T) (all []T) {
 	return all
 }
 
+// boundsOf a kind. What an action is told to do is in a field of its own, after which the kind is named.
+func boundsOf(k checked) []bound {
+	if field, ok := strings.CutPrefix(k.name, "Action with "); ok {
+		return join(actionBounds, below(field, parameterBounds[field]))
+	}
+	return bounds[k.name]
+}
+
 func TestBounds(t *testing.T) {
 	for _, k := range kinds {
-		for _, b := range bounds[k.name] {
+		for _, b := range boundsOf(k) {
 			for _, v := range b.good {
 				m := k.full()
 				set(t, m.ProtoReflect(), b.field, v)
@@ -282,7 +389,7 @@ func TestBounds(t *testing.T) {
 func TestEveryFieldHasItsBound(t *testing.T) {
 	for _, k := range kinds {
 		known := map[string]bool{}
-		for _, b := range bounds[k.name] {
+		for _, b := range boundsOf(k) {
 			known[b.field] = true
 		}
 		for _, field := range fieldsOf(k.full().ProtoReflect(), "") {
@@ -365,6 +472,10 @@ func TestGoodHeartbeatCostsNoAllocation(t *testing.T) {
 	if n := testing.AllocsPerRun(100, func() { _, _ = CheckHeartbeat(h), CheckAgentMessage(m) }); n != 0 {
 		t.Errorf("%v allocations for a good heartbeat", n)
 	}
+	m.Body = &agentv1.AgentMessage_ActionUpdate{ActionUpdate: fullUpdate()}
+	if n := testing.AllocsPerRun(100, func() { _ = CheckAgentMessage(m) }); n != 0 {
+		t.Errorf("%v allocations for a good update of an action", n)
+	}
 }
 
 // fieldsOf lists the fields that m has set, each repeated field once more with [0] for its elements.
@@ -414,12 +525,12 @@ func set(t *testing.T, m protoreflect.Message, field string, v any) {
 	}
 }
 
-// repeat makes l n elements long, by repeating the first; strings are told apart.
+// repeat makes l n elements long, by repeating the first; capabilities are told apart.
 func repeat(l protoreflect.List, fd protoreflect.FieldDescriptor, n int) {
 	original := l.Get(0)
 	l.Truncate(0)
 	for i := range n {
-		if fd.Kind() == protoreflect.StringKind {
+		if fd.FullName() == "rollcall.agent.v1.Capabilities.names" {
 			l.Append(protoreflect.ValueOfString(fmt.Sprint("e", i)))
 		} else {
 			l.Append(original)

@@ -1,6 +1,9 @@
 package wire
 
 import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"os"
 	"regexp"
@@ -73,16 +76,54 @@ func TestDocumentedMessages(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	example := regexp.MustCompile("(?s)```json session\n(.*?)\n(.*?)\n```").FindSubmatch(doc)
-	if example == nil {
-		t.Fatal("the document has no example of messages")
+	exchange := func(name string) (*agentv1.AgentMessage, *agentv1.ServerMessage) {
+		example := regexp.MustCompile("(?s)```json " + name + "\n(.*?)\n(.*?)\n```").FindSubmatch(doc)
+		if example == nil {
+			t.Fatalf("the document has no example %q of messages", name)
+		}
+		agent, server := &agentv1.AgentMessage{}, &agentv1.ServerMessage{}
+		if err := errors.Join(JSON.Unmarshal(example[1], agent), CheckAgentMessage(agent), JSON.Unmarshal(example[2], server), CheckServerMessage(server)); err != nil {
+			t.Error(err)
+		}
+		if server.GetRe() != agent.GetId() {
+			t.Errorf("message %d is answered by one to %d", agent.GetId(), server.GetRe())
+		}
+		return agent, server
 	}
-	var agent agentv1.AgentMessage
-	var server agentv1.ServerMessage
-	if err := errors.Join(JSON.Unmarshal(example[1], &agent), CheckAgentMessage(&agent), JSON.Unmarshal(example[2], &server), CheckServerMessage(&server)); err != nil {
+	if agent, server := exchange("session"); agent.GetHeartbeat().GetAgent().GetSessionNumber() != 1 || server.GetHeartbeatReply() == nil {
+		t.Errorf("the example is read as %v and %v", agent, server)
+	}
+	agent, server := exchange("update")
+	if agent.GetActionUpdate().GetPhase() != agentv1.ActionPhase_ACTION_PHASE_RUNNING || server.GetAck() == nil || server.GetAck().GetProblem() != nil {
+		t.Errorf("the example is read as %v and %v", agent, server)
+	}
+}
+
+func TestDocumentedAction(t *testing.T) {
+	doc, err := os.ReadFile("../../docs/protocol.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	payload := func(name string) []byte {
+		example := regexp.MustCompile("```json " + name + " payload\n(.*)\n").FindSubmatch(doc)
+		if example == nil {
+			t.Fatalf("the document has no example of the payload of an %s", name)
+		}
+		return example[1]
+	}
+	order := payload("action")
+	var action agentv1.Action
+	var result agentv1.ActionResult
+	if err := errors.Join(JSON.Unmarshal(order, &action), CheckAction(&action), JSON.Unmarshal(payload("result"), &result), CheckActionResult(&result)); err != nil {
 		t.Error(err)
 	}
-	if server.GetRe() != agent.GetId() || agent.GetHeartbeat().GetAgent().GetSessionNumber() != 1 || server.GetHeartbeatReply() == nil {
-		t.Errorf("the example is read as %v and %v", &agent, &server)
+	if digest := sha256.Sum256(order); action.GetTerminateProcess() == nil || result.GetOutcome() != agentv1.Outcome_OUTCOME_SUCCEEDED ||
+		result.GetActionUid() != action.GetActionUid() || result.GetActionDigest() != hex.EncodeToString(digest[:]) {
+		t.Errorf("the example is read as %v and %v", &action, &result)
+	}
+	for m, payload := range map[Message][]byte{&action: order, &result: payload("result")} {
+		if again, err := JSON.Marshal(m); err != nil || !bytes.Equal(again, payload) {
+			t.Errorf("the document has %s, we make %s (%v)", payload, again, err)
+		}
 	}
 }

@@ -21,11 +21,13 @@ func FuzzEnrollRequest(f *testing.F)  { fuzzMessage(f, "EnrollRequest") }
 func FuzzRenewRequest(f *testing.F)   { fuzzMessage(f, "RenewRequest") }
 func FuzzTrustReply(f *testing.F)     { fuzzMessage(f, "TrustReply") }
 func FuzzHeartbeatReply(f *testing.F) { fuzzMessage(f, "HeartbeatReply") }
-func FuzzAgentMessage(f *testing.F)   { fuzzMessage(f, "AgentMessage") }
+func FuzzActionUpdates(f *testing.F)  { fuzzMessage(f, "ActionUpdates") }
+func FuzzAcks(f *testing.F)           { fuzzMessage(f, "Acks") }
+func FuzzCertificate(f *testing.F)    { fuzzMessage(f, "CertificateReply") }
+func FuzzAgentMessage(f *testing.F)   { fuzzMessage(f, "AgentMessage", "AgentMessage of an update") }
 func FuzzServerMessage(f *testing.F) {
-	fuzzMessage(f, "ServerMessage", "ServerMessage of orders", "ServerMessage of a problem")
+	fuzzMessage(f, "ServerMessage", "ServerMessage of orders", "ServerMessage of a problem", "ServerMessage of an ack")
 }
-func FuzzCertificate(f *testing.F) { fuzzMessage(f, "CertificateReply") }
 
 // The payloads of envelopes are JSON only, but what holds for both encodings holds for one.
 
@@ -35,6 +37,15 @@ func FuzzTrustPayload(f *testing.F)      { fuzzMessage(f, "TrustBundle") }
 func FuzzBeaconPayload(f *testing.F)     { fuzzMessage(f, "Beacon") }
 func FuzzAssignmentPayload(f *testing.F) { fuzzMessage(f, "Assignment") }
 func FuzzPolicyPayload(f *testing.F)     { fuzzMessage(f, "Policy") }
+func FuzzCancelPayload(f *testing.F)     { fuzzMessage(f, "Cancel") }
+func FuzzResultPayload(f *testing.F)     { fuzzMessage(f, "ActionResult") }
+func FuzzActionPayload(f *testing.F) {
+	names := []string{"Action"}
+	for field := range parameterBounds {
+		names = append(names, "Action with "+field)
+	}
+	fuzzMessage(f, names...)
+}
 
 // fuzzMessage checks for one kind of message, in both encodings, that whatever is accepted is within bounds and survives being encoded
 // again.
@@ -91,6 +102,19 @@ func reencodes(t *testing.T, k checked, codec Codec, m Message) {
 	}
 }
 
+// longest are the fields with text of more than 256 bytes.
+var longest = map[protoreflect.FullName]int{
+	"rollcall.agent.v1.Problem.detail":              1 << 10,
+	"rollcall.agent.v1.ActionResult.message":        1 << 10,
+	"rollcall.agent.v1.EndpointState.proxy_url":     261,
+	"rollcall.agent.v1.SetEndpointProxy.url":        261,
+	"rollcall.agent.v1.QuarantineFile.path":         4096,
+	"rollcall.agent.v1.RestoreFile.path":            4096,
+	"rollcall.agent.v1.TerminateProcess.executable": 4096,
+	"rollcall.agent.v1.LiveTerminal.command":        4096,
+	"rollcall.agent.v1.RetrieveFiles.paths":         4096,
+}
+
 // withinBounds holds for every message whatever its own bounds: they are coarser than any of them, and found in another way.
 func withinBounds(t *testing.T, m protoreflect.Message) {
 	m.Range(func(fd protoreflect.FieldDescriptor, v protoreflect.Value) bool {
@@ -100,18 +124,15 @@ func withinBounds(t *testing.T, m protoreflect.Message) {
 			for i := range v.List().Len() {
 				values = append(values, v.List().Get(i))
 			}
-			if len(values) > 64 {
+			if len(values) > 64 && (len(values) > 128 || fd.FullName() != "rollcall.agent.v1.ActionResult.processes") {
 				t.Fatalf("%s has %d elements", fd.FullName(), len(values))
 			}
 		}
 		for _, v := range values {
 			switch fd.Kind() {
 			case protoreflect.StringKind:
-				limit := 256
-				if fd.FullName() == "rollcall.agent.v1.Problem.detail" {
-					limit = 1 << 10
-				}
-				if s := v.String(); len(s) > limit || !plain(s) {
+				argument := fd.FullName() == "rollcall.agent.v1.LiveTerminal.command"
+				if s := v.String(); len(s) > max(256, longest[fd.FullName()]) || !plain(s) && !argument {
 					t.Fatalf("%s is %q", fd.FullName(), s)
 				}
 			case protoreflect.BytesKind:

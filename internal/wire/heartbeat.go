@@ -93,22 +93,26 @@ func state(m *agentv1.EndpointState) *BoundError {
 	}
 	return first(
 		uuid("isolation_action_uid", m.GetIsolationActionUid(), true),
-		text("proxy_url", m.GetProxyUrl(), 0, MaxText),
+		text("proxy_url", m.GetProxyUrl(), 0, MaxProxyURL),
 		uuid("proxy_action_uid", m.GetProxyActionUid(), true),
 		number("quarantined_files", uint64(m.GetQuarantinedFiles()), 0, math.MaxInt32),
 		each("quarantine", m.GetQuarantine(), 0, MaxQuarantine, quarantined),
 	)
 }
 
-func quarantined(m *agentv1.FileResult) *BoundError {
+// quarantined is a file in the vault, of which that much is known.
+func quarantined(m *agentv1.FileResult) *BoundError { return file(m, false) }
+
+// file was one that an action was about. What names it beside its path may be left out where that is allowed.
+func file(m *agentv1.FileResult, optional bool) *BoundError {
 	return first(
 		text("path", m.GetPath(), 1, MaxText),
-		digits("sha256", m.GetSha256(), 64, false),
+		digits("sha256", m.GetSha256(), 64, optional),
 		number("size", m.GetSize(), 0, MaxNumber),
 		text("upload_id", m.GetUploadId(), 0, MaxText),
 		text("error", m.GetError(), 0, MaxText),
-		uuid("quarantine_id", m.GetQuarantineId(), false),
-		moment("quarantined_at", m.GetQuarantinedAt(), false),
+		uuid("quarantine_id", m.GetQuarantineId(), optional),
+		moment("quarantined_at", m.GetQuarantinedAt(), optional),
 	)
 }
 

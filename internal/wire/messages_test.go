@@ -71,6 +71,69 @@ func fullReply() *agentv1.HeartbeatReply {
 	}
 }
 
+func fullUpdate() *agentv1.ActionUpdate {
+	return &agentv1.ActionUpdate{
+		ActionUid: someUUID, Phase: agentv1.ActionPhase_ACTION_PHASE_FINISHED, Percent: 100, Message: "2 of 2", Result: sealed(envelope.Result),
+	}
+}
+
+func fullProblem() *agentv1.Problem {
+	return &agentv1.Problem{
+		Type: problemBase + "malformed", Title: "The request is malformed", Status: 400, Detail: "Do this.", Instance: "i", RetryAfter: 5,
+		Minimum: "6.1", Supported: []string{"a"},
+	}
+}
+
+func fullAction() *agentv1.Action {
+	return &agentv1.Action{
+		FleetId: someUUID, IdentityId: someUUID, ActionUid: someUUID, IssuedAt: at(), ExpiresAt: at(), Requires: []string{"PerformHeartbeat"},
+		RequestedBy: "helpdesk", Reason: "a look", ActiveDeadline: second(60), Parameters: &agentv1.Action_PerformHeartbeat{PerformHeartbeat: &agentv1.PerformHeartbeat{}},
+	}
+}
+
+// withParameters are actions with parameters that have bounds, every field of theirs set to something good.
+func withParameters() (all []checked) {
+	for field, set := range map[string]func(*agentv1.Action){
+		"quarantine_file": func(m *agentv1.Action) {
+			m.Parameters = &agentv1.Action_QuarantineFile{QuarantineFile: &agentv1.QuarantineFile{Path: "/tmp/x", Sha256: hexDigits(64)}}
+		},
+		"restore_file": func(m *agentv1.Action) {
+			m.Parameters = &agentv1.Action_RestoreFile{RestoreFile: &agentv1.RestoreFile{QuarantineId: someUUID, Path: "/tmp/x", Overwrite: true}}
+		},
+		"terminate_process": func(m *agentv1.Action) {
+			m.Parameters = &agentv1.Action_TerminateProcess{TerminateProcess: &agentv1.TerminateProcess{
+				Pid: 4711, StartTime: at(), Executable: "/usr/bin/sleep", Sha256: hexDigits(64), Tree: true, Grace: second(5),
+			}}
+		},
+		"isolate_endpoint": func(m *agentv1.Action) {
+			m.Parameters = &agentv1.Action_IsolateEndpoint{IsolateEndpoint: &agentv1.IsolateEndpoint{Allow: []string{"192.0.2.0/24"}}}
+		},
+		"live_terminal": func(m *agentv1.Action) {
+			m.Parameters = &agentv1.Action_LiveTerminal{LiveTerminal: &agentv1.LiveTerminal{
+				User: "root", Command: []string{"sh", "-c", "id\nuptime"}, IdleTimeout: second(600),
+			}}
+		},
+		"set_endpoint_proxy": func(m *agentv1.Action) {
+			m.Parameters = &agentv1.Action_SetEndpointProxy{SetEndpointProxy: &agentv1.SetEndpointProxy{Url: "http://proxy:3128", Trial: second(60)}}
+		},
+		"retrieve_files": func(m *agentv1.Action) {
+			m.Parameters = &agentv1.Action_RetrieveFiles{RetrieveFiles: &agentv1.RetrieveFiles{Paths: []string{"/var/log/**"}, MaxBytes: 1 << 20}}
+		},
+		"retrieve_security_event_data": func(m *agentv1.Action) {
+			m.Parameters = &agentv1.Action_RetrieveSecurityEventData{
+				RetrieveSecurityEventData: &agentv1.RetrieveSecurityEventData{EventIds: []string{someUUID}},
+			}
+		},
+	} {
+		all = append(all, kind(func() *agentv1.Action {
+			m := fullAction()
+			set(m)
+			return m
+		}, CheckAction).as("Action with "+field))
+	}
+	return all
+}
+
 // checked is a kind of message with its check and one that has every field set to something good.
 type checked struct {
 	name  string
@@ -99,7 +162,7 @@ func (k checked) as(name string) checked {
 }
 
 // kinds are all messages that have bounds.
-var kinds = []checked{
+var kinds = append(withParameters(),
 	kind(fullHeartbeat, CheckHeartbeat),
 	kind(func() *agentv1.EnrollRequest {
 		return &agentv1.EnrollRequest{Enrollment: sealed(envelope.Enrollment)}
@@ -140,11 +203,34 @@ var kinds = []checked{
 		}}}
 	}, CheckServerMessage).as("ServerMessage of orders"),
 	kind(func() *agentv1.ServerMessage {
-		return &agentv1.ServerMessage{Re: 7, Body: &agentv1.ServerMessage_Problem{Problem: &agentv1.Problem{
-			Type: problemBase + "malformed", Title: "The request is malformed", Status: 400, Detail: "Do this.", Instance: "i", RetryAfter: 5,
-			Minimum: "6.1", Supported: []string{"a"},
-		}}}
+		return &agentv1.ServerMessage{Re: 7, Body: &agentv1.ServerMessage_Problem{Problem: fullProblem()}}
 	}, CheckServerMessage).as("ServerMessage of a problem"),
+	kind(func() *agentv1.AgentMessage {
+		return &agentv1.AgentMessage{Id: 7, Body: &agentv1.AgentMessage_ActionUpdate{ActionUpdate: fullUpdate()}}
+	}, CheckAgentMessage).as("AgentMessage of an update"),
+	kind(func() *agentv1.ServerMessage {
+		return &agentv1.ServerMessage{Re: 7, Body: &agentv1.ServerMessage_Ack{Ack: &agentv1.Ack{Problem: fullProblem()}}}
+	}, CheckServerMessage).as("ServerMessage of an ack"),
+	kind(func() *agentv1.ActionUpdates {
+		return &agentv1.ActionUpdates{Updates: []*agentv1.ActionUpdate{fullUpdate()}}
+	}, CheckActionUpdates),
+	kind(func() *agentv1.Acks { return &agentv1.Acks{Acks: []*agentv1.Ack{{Problem: fullProblem()}}} }, CheckAcks),
+	kind(fullAction, CheckAction),
+	kind(func() *agentv1.Cancel {
+		return &agentv1.Cancel{
+			FleetId: someUUID, IdentityId: someUUID, ActionUid: someUUID, IssuedAt: at(), ExpiresAt: at(), ActionDigest: hexDigits(64), ActionIssuedAt: at(),
+		}
+	}, CheckCancel),
+	kind(func() *agentv1.ActionResult {
+		return &agentv1.ActionResult{
+			FleetId: someUUID, IdentityId: someUUID, ActionUid: someUUID, ActionDigest: hexDigits(64), Outcome: agentv1.Outcome_OUTCOME_FAILED,
+			Reason: "TimedOut", Message: "It took too long.", StartedAt: at(), FinishedAt: at(),
+			Files: []*agentv1.FileResult{{
+				Path: "/tmp/x", Sha256: hexDigits(64), Size: 1, UploadId: "u", Error: "e", QuarantineId: someUUID, QuarantinedAt: at(),
+			}},
+			Processes: []*agentv1.ProcessInstance{{Pid: 4711, StartTime: at(), Executable: "/usr/bin/sleep"}}, Omitted: 3,
+		}
+	}, CheckActionResult),
 	kind(func() *agentv1.Beacon {
 		return &agentv1.Beacon{FleetId: someUUID, IssuedAt: at(), TrustVersion: 1}
 	}, CheckBeacon),
@@ -160,7 +246,7 @@ var kinds = []checked{
 			DownloadBytesPerSecond: 1, PingInterval: second(30), WebsocketDisabled: true,
 		}
 	}, CheckPolicy),
-}
+)
 
 func TestFullMessagesAreGood(t *testing.T) {
 	for _, k := range kinds {

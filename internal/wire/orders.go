@@ -99,9 +99,7 @@ func CheckPolicy(m *agentv1.Policy) error {
 		each("disabled_actions", m.GetDisabledActions(), 0, MaxDisabledActions, func(s string) *BoundError {
 			return text("", s, 1, MaxCapabilityName)
 		}),
-		each("isolation_allow", m.GetIsolationAllow(), 0, MaxIsolationAllow, func(s string) *BoundError {
-			return text("", s, 1, MaxText)
-		}),
+		each("isolation_allow", m.GetIsolationAllow(), 0, MaxIsolationAllow, network),
 		text("content_version", m.GetContentVersion(), 0, MaxVersion),
 		number("content_delay_days", uint64(m.GetContentDelayDays()), 0, MaxContentDelayDays),
 		each("windows", m.GetWindows(), 0, MaxWindows, window),

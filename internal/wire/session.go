@@ -24,15 +24,15 @@ const (
 // CheckAgentMessage tells whether m keeps to its bounds. A message without a body, or with one of a later version, does. The error is a
 // *BoundError. A good message costs no allocation.
 func CheckAgentMessage(m *agentv1.AgentMessage) error {
-	return first(
-		number("id", m.GetId(), 1, MaxNumber),
-		agentBody(m).in("heartbeat"),
-	).err()
+	return first(number("id", m.GetId(), 1, MaxNumber), agentBody(m)).err()
 }
 
 func agentBody(m *agentv1.AgentMessage) *BoundError {
-	if beat, ok := m.GetBody().(*agentv1.AgentMessage_Heartbeat); ok {
-		return heartbeat(beat.Heartbeat)
+	switch body := m.GetBody().(type) {
+	case *agentv1.AgentMessage_Heartbeat:
+		return heartbeat(body.Heartbeat).in("heartbeat")
+	case *agentv1.AgentMessage_ActionUpdate:
+		return actionUpdate(body.ActionUpdate).in("action_update")
 	}
 	return nil
 }
@@ -52,6 +52,8 @@ func serverBody(m *agentv1.ServerMessage) *BoundError {
 			orders(body.Orders.GetOrders(), 1),
 			moment("server_time", body.Orders.GetServerTime(), true),
 		).in("orders")
+	case *agentv1.ServerMessage_Ack:
+		return ack(body.Ack).in("ack")
 	case *agentv1.ServerMessage_Problem:
 		return problem(body.Problem).in("problem")
 	}

@@ -11,6 +11,7 @@ const (
 	PathEnroll    = PathPrefix + "/enroll"
 	PathRenew     = PathPrefix + "/renew"
 	PathHeartbeat = PathPrefix + "/heartbeat"
+	PathActions   = PathPrefix + "/actions"
 )
 
 // Headers and query parameters.
@@ -27,8 +28,10 @@ const (
 	MaxEnrollBytes      = 16 << 10
 	MaxRenewBytes       = 16 << 10
 	MaxHeartbeatBytes   = 64 << 10
+	MaxActionsBytes     = 256 << 10
 	MaxTrustReply       = 256 << 10
 	MaxHeartbeatReply   = 1 << 20
+	MaxAcksBytes        = 256 << 10
 	MaxCertificateReply = 4 << 10
 	MaxProblemBytes     = 16 << 10
 )

@@ -43,7 +43,7 @@ const (
 	KeyUse_KEY_USE_UNSPECIFIED KeyUse = 0
 	// The next trust bundle, and nothing else.
 	KeyUse_KEY_USE_ROOT KeyUse = 1
-	// Orders: beacons, assignments, policies.
+	// Orders: beacons, assignments, policies, actions, cancels.
 	KeyUse_KEY_USE_ORDERS KeyUse = 2
 	// Releases of content and agents.
 	KeyUse_KEY_USE_CONTENT KeyUse = 3
@@ -279,7 +279,7 @@ const (
 	Outcome_OUTCOME_UNSPECIFIED Outcome = 0
 	// It was done.
 	Outcome_OUTCOME_SUCCEEDED Outcome = 1
-	// It was tried, and was not done.
+	// It was tried, and was not done, or not all of it.
 	Outcome_OUTCOME_FAILED Outcome = 2
 	// It was begun, and the agent cannot tell how far it came.
 	Outcome_OUTCOME_UNKNOWN Outcome = 3
@@ -346,7 +346,7 @@ type Envelope struct {
 	// payload is the message in proto3 JSON, byte for byte as it was signed. Required; at most 5 KiB in an enrolment or a renewal, else
 	// 32 KiB.
 	Payload []byte `protobuf:"bytes,2,opt,name=payload,proto3" json:"payload,omitempty"`
-	// signatures: exactly one in an enrolment or a renewal, else 1 to 4, of which one by an accepted key is enough.
+	// signatures: exactly one in an enrolment, a renewal or a result, else 1 to 4, of which one by an accepted key is enough.
 	Signatures    []*Signature `protobuf:"bytes,3,rep,name=signatures,proto3" json:"signatures,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1064,8 +1064,9 @@ func (x *MaintenanceWindow) GetTimeZone() string {
 	return ""
 }
 
-// Action is one deed for one endpoint. Payload of the type action, signed by an order key. The agent does it at most once: action_uid is on its
-// disk before it says that it has it, again before it begins, and the result before it is sent.
+// Action is one deed for one endpoint. Payload of the type action, signed by an order key. The agent does it at most once: action_uid is on
+// its disk before it says that it has it, again before it begins, and the result before it is sent. An agent that cannot judge or do what
+// follows expires_at here (a capability or parameters that it does not know, a bound that is exceeded) refuses it with the reason Unsupported.
 type Action struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// fleet_id as in the bundle. Required.
@@ -1078,15 +1079,15 @@ type Action struct {
 	IssuedAt *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=issued_at,json=issuedAt,proto3" json:"issued_at,omitempty"`
 	// expires_at: from then on it is not begun. Required.
 	ExpiresAt *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
-	// requires are capabilities that the agent must have, or it refuses with the reason Unsupported: at most 8.
+	// requires are capabilities that the agent must have: at most 8, each 1 to 64 bytes.
 	Requires []string `protobuf:"bytes,6,rep,name=requires,proto3" json:"requires,omitempty"`
-	// requested_by names who asked, for the log.
+	// requested_by names who asked, for the log; cut to its bound.
 	RequestedBy string `protobuf:"bytes,7,opt,name=requested_by,json=requestedBy,proto3" json:"requested_by,omitempty"`
-	// reason in words, for the log.
+	// reason in words, for the log; cut to its bound.
 	Reason string `protobuf:"bytes,8,opt,name=reason,proto3" json:"reason,omitempty"`
-	// active_deadline is how long it may run once begun: 1 s to 24 h. Required. The agent ends it with the reason TimedOut.
+	// active_deadline is how long it may run once begun: 1 s to 24 h. Required. The agent ends it then, FAILED with the reason TimedOut.
 	ActiveDeadline *durationpb.Duration `protobuf:"bytes,9,opt,name=active_deadline,json=activeDeadline,proto3" json:"active_deadline,omitempty"`
-	// parameters say what to do. One that the agent does not know is refused with the reason Unsupported.
+	// parameters say what to do. Required.
 	//
 	// Types that are valid to be assigned to Parameters:
 	//
@@ -1406,7 +1407,7 @@ func (*Action_PerformHeartbeat) isAction_Parameters() {}
 // QuarantineFile names a file by one or both; both must match.
 type QuarantineFile struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// path, absolute, at most 4096 bytes.
+	// path, absolute by the endpoint's own rules, at most 4096 bytes.
 	Path string `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
 	// sha256 of its content.
 	Sha256        string `protobuf:"bytes,2,opt,name=sha256,proto3" json:"sha256,omitempty"`
@@ -1522,11 +1523,11 @@ func (x *RestoreFile) GetOverwrite() bool {
 	return false
 }
 
-// TerminateProcess names processes: all that are given must match, and at least one of pid, executable and sha256 is. A process that is the
-// agent itself or pid 1 is never ended.
+// TerminateProcess names processes: all that is given must match, and at least one of pid, executable and sha256 is given. The agent itself
+// and pid 1 are never ended.
 type TerminateProcess struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// pid, with start_time or not at all. 2 to 4194304.
+	// pid, with start_time or not at all: 2 to 4194304.
 	Pid uint32 `protobuf:"varint,1,opt,name=pid,proto3" json:"pid,omitempty"`
 	// start_time of the process, matched within one tick of the machine's clock.
 	StartTime *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"`
@@ -1614,7 +1615,7 @@ func (x *TerminateProcess) GetGrace() *durationpb.Duration {
 	return nil
 }
 
-// ProcessInstance is one process: a pid alone may be another's by now.
+// ProcessInstance is one process. A pid alone may be another's by now.
 type ProcessInstance struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// pid that it has or had.
@@ -1681,7 +1682,7 @@ func (x *ProcessInstance) GetExecutable() string {
 // IsolateEndpoint adds to what the policy lets through.
 type IsolateEndpoint struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// allow are networks (CIDR) that stay reachable: at most 32.
+	// allow are networks that stay reachable, in the form of CIDR: at most 32.
 	Allow         []string `protobuf:"bytes,1,rep,name=allow,proto3" json:"allow,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1766,7 +1767,7 @@ type LiveTerminal struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// user on the endpoint. Empty: the agent's.
 	User string `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
-	// command to run instead of a login shell, at most 64 arguments of at most 4096 bytes.
+	// command to run instead of a login shell, at most 64 arguments of at most 4096 bytes each, in which any character but NUL may be.
 	Command []string `protobuf:"bytes,2,rep,name=command,proto3" json:"command,omitempty"`
 	// idle_timeout ends a silent one: 30 s to 2 h, default 10 min.
 	IdleTimeout   *durationpb.Duration `protobuf:"bytes,4,opt,name=idle_timeout,json=idleTimeout,proto3" json:"idle_timeout,omitempty"`
@@ -1828,9 +1829,9 @@ func (x *LiveTerminal) GetIdleTimeout() *durationpb.Duration {
 // SetEndpointProxy names a proxy.
 type SetEndpointProxy struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// url, http or https, host and port, no credentials. Required.
+	// url is http://host:port or https://host:port and no more, at most 261 bytes. Required.
 	Url string `protobuf:"bytes,1,opt,name=url,proto3" json:"url,omitempty"`
-	// trial: without a heartbeat through the proxy in this time the agent goes back. Default 60 s.
+	// trial: without a heartbeat through the proxy in this time the agent goes back. 1 s to 1 h, default 60 s.
 	Trial         *durationpb.Duration `protobuf:"bytes,2,opt,name=trial,proto3" json:"trial,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1920,9 +1921,9 @@ func (*DisableEndpointProxy) Descriptor() ([]byte, []int) {
 // RetrieveFiles names files.
 type RetrieveFiles struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// paths, absolute, with * and **: 1 to 32 of at most 4096 bytes.
+	// paths, absolute, with * and **: 1 to 32 of at most 4096 bytes each.
 	Paths []string `protobuf:"bytes,1,rep,name=paths,proto3" json:"paths,omitempty"`
-	// max_bytes of all together: at most 10 GiB, default 100 MiB.
+	// max_bytes of all together: at most 10 GiB. 0 is the default, 100 MiB.
 	MaxBytes      uint64 `protobuf:"varint,2,opt,name=max_bytes,json=maxBytes,proto3" json:"max_bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2107,9 +2108,11 @@ type Cancel struct {
 	// expires_at is the action's. Required.
 	ExpiresAt *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
 	// action_digest is the SHA-256 of the action's payload: for the result about an action that never came. Required.
-	ActionDigest  string `protobuf:"bytes,6,opt,name=action_digest,json=actionDigest,proto3" json:"action_digest,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	ActionDigest string `protobuf:"bytes,6,opt,name=action_digest,json=actionDigest,proto3" json:"action_digest,omitempty"`
+	// action_issued_at is the action's issued_at: of one from before the agent's journal was made, nobody here knows what became. Required.
+	ActionIssuedAt *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=action_issued_at,json=actionIssuedAt,proto3" json:"action_issued_at,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Cancel) Reset() {
@@ -2182,6 +2185,13 @@ func (x *Cancel) GetActionDigest() string {
 		return x.ActionDigest
 	}
 	return ""
+}
+
+func (x *Cancel) GetActionIssuedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ActionIssuedAt
+	}
+	return nil
 }
 
 // EnrollRequest is the body of POST /agent/v1/enroll. At most 16 KiB.
@@ -2528,7 +2538,7 @@ type Heartbeat struct {
 	State *EndpointState `protobuf:"bytes,9,opt,name=state,proto3" json:"state,omitempty"`
 	// vitals of the machine.
 	Vitals *Vitals `protobuf:"bytes,10,opt,name=vitals,proto3" json:"vitals,omitempty"`
-	// open_actions are those not yet settled, oldest first, at most 64.
+	// open_actions are those not yet settled, oldest first, at most 64: of more, the oldest.
 	OpenActions []*ActionState `protobuf:"bytes,11,rep,name=open_actions,json=openActions,proto3" json:"open_actions,omitempty"`
 	// capabilities_tag changes exactly when the capabilities do; like an ETag, its form is the agent's own.
 	CapabilitiesTag string `protobuf:"bytes,12,opt,name=capabilities_tag,json=capabilitiesTag,proto3" json:"capabilities_tag,omitempty"`
@@ -2957,7 +2967,7 @@ type EndpointState struct {
 	Isolated bool `protobuf:"varint,1,opt,name=isolated,proto3" json:"isolated,omitempty"`
 	// isolation_action_uid is the last action obeyed on isolation; empty if none was.
 	IsolationActionUid string `protobuf:"bytes,2,opt,name=isolation_action_uid,json=isolationActionUid,proto3" json:"isolation_action_uid,omitempty"`
-	// proxy_url in use; empty if none is.
+	// proxy_url in use, at most 261 bytes; empty if none is.
 	ProxyUrl string `protobuf:"bytes,3,opt,name=proxy_url,json=proxyUrl,proto3" json:"proxy_url,omitempty"`
 	// proxy_action_uid is the last action obeyed on the proxy; empty if none was.
 	ProxyActionUid string `protobuf:"bytes,5,opt,name=proxy_action_uid,json=proxyActionUid,proto3" json:"proxy_action_uid,omitempty"`
@@ -3721,14 +3731,14 @@ type ActionUpdate struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// action_uid is the UID of the EndpointAction. Required.
 	ActionUid string `protobuf:"bytes,1,opt,name=action_uid,json=actionUid,proto3" json:"action_uid,omitempty"`
-	// phase that it has come to. Required.
+	// phase that it has come to. One that the receiver does not know says no more than that the agent has it.
 	Phase ActionPhase `protobuf:"varint,2,opt,name=phase,proto3,enum=rollcall.agent.v1.ActionPhase" json:"phase,omitempty"`
 	// percent done, 0 to 100, while it is RUNNING.
 	Percent uint32 `protobuf:"varint,3,opt,name=percent,proto3" json:"percent,omitempty"`
-	// message for people.
+	// message for people, while it is RUNNING.
 	Message string `protobuf:"bytes,4,opt,name=message,proto3" json:"message,omitempty"`
-	// result, with FINISHED and only there: an envelope of the type result, signed by the key of the agent's certificate. Repeated until it is
-	// acknowledged.
+	// result, required with FINISHED and refused with anything else: an envelope of the type result, signed by the key of the agent's
+	// certificate. Repeated until it is acknowledged.
 	Result        *Envelope `protobuf:"bytes,5,opt,name=result,proto3" json:"result,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -3845,7 +3855,7 @@ func (x *ActionUpdates) GetUpdates() []*ActionUpdate {
 	return nil
 }
 
-// Acks answers ActionUpdates with 200: one for each, in the same order.
+// Acks answers ActionUpdates with 200: one for each, in the same order. At most 256 KiB.
 type Acks struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// acks: 1 to 32.
@@ -3948,20 +3958,22 @@ type ActionResult struct {
 	ActionUid string `protobuf:"bytes,3,opt,name=action_uid,json=actionUid,proto3" json:"action_uid,omitempty"`
 	// action_digest is the SHA-256 of the action's payload: this order and no other. Required.
 	ActionDigest string `protobuf:"bytes,4,opt,name=action_digest,json=actionDigest,proto3" json:"action_digest,omitempty"`
-	// outcome of it. Required.
+	// outcome of it. One that the receiver does not know counts as UNKNOWN.
 	Outcome Outcome `protobuf:"varint,5,opt,name=outcome,proto3,enum=rollcall.agent.v1.Outcome" json:"outcome,omitempty"`
-	// reason in one CamelCase word of at most 64 bytes: Done, NoSuchProcess, Interrupted. Required.
+	// reason is one word in CamelCase, a capital and then letters and digits, at most 64 bytes: Done, NoSuchProcess, Interrupted. Required.
 	Reason string `protobuf:"bytes,6,opt,name=reason,proto3" json:"reason,omitempty"`
 	// message for people, at most 1 KiB.
 	Message string `protobuf:"bytes,7,opt,name=message,proto3" json:"message,omitempty"`
-	// started_at is when it began; unset if it did not.
+	// started_at is when it began, by the agent's signed time; unset if it did not.
 	StartedAt *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`
-	// finished_at is when it ended. Required.
+	// finished_at is when it ended, likewise. Required.
 	FinishedAt *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=finished_at,json=finishedAt,proto3" json:"finished_at,omitempty"`
-	// files that were quarantined, restored or retrieved: at most 64.
+	// files that were quarantined, restored or retrieved: at most 64, and no more than the payload has room for.
 	Files []*FileResult `protobuf:"bytes,10,rep,name=files,proto3" json:"files,omitempty"`
-	// processes that were ended: at most 128.
-	Processes     []*ProcessInstance `protobuf:"bytes,11,rep,name=processes,proto3" json:"processes,omitempty"`
+	// processes that were ended: at most 128, likewise.
+	Processes []*ProcessInstance `protobuf:"bytes,11,rep,name=processes,proto3" json:"processes,omitempty"`
+	// omitted counts the files and processes that these lists had no room for: at most 2^31-1.
+	Omitted       uint32 `protobuf:"varint,17,opt,name=omitted,proto3" json:"omitted,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4071,6 +4083,13 @@ func (x *ActionResult) GetProcesses() []*ProcessInstance {
 		return x.Processes
 	}
 	return nil
+}
+
+func (x *ActionResult) GetOmitted() uint32 {
+	if x != nil {
+		return x.Omitted
+	}
+	return 0
 }
 
 // AgentMessage is one message of an agent on a websocket, GET /agent/v1/session. At most 256 KiB.
@@ -4712,7 +4731,7 @@ const file_api_agent_v1_agent_proto_rawDesc = "" +
 	"\x19RetrieveSecurityEventData\x12\x1b\n" +
 	"\tevent_ids\x18\x01 \x03(\tR\beventIds\"\x15\n" +
 	"\x13RetrieveSupportFile\"\x12\n" +
-	"\x10PerformHeartbeat\"\xfc\x01\n" +
+	"\x10PerformHeartbeat\"\xc2\x02\n" +
 	"\x06Cancel\x12\x19\n" +
 	"\bfleet_id\x18\x01 \x01(\tR\afleetId\x12\x1f\n" +
 	"\videntity_id\x18\x02 \x01(\tR\n" +
@@ -4722,7 +4741,8 @@ const file_api_agent_v1_agent_proto_rawDesc = "" +
 	"\tissued_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\bissuedAt\x129\n" +
 	"\n" +
 	"expires_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\x12#\n" +
-	"\raction_digest\x18\x06 \x01(\tR\factionDigest\"L\n" +
+	"\raction_digest\x18\x06 \x01(\tR\factionDigest\x12D\n" +
+	"\x10action_issued_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\x0eactionIssuedAt\"L\n" +
 	"\rEnrollRequest\x12;\n" +
 	"\n" +
 	"enrollment\x18\x01 \x01(\v2\x1b.rollcall.agent.v1.EnvelopeR\n" +
@@ -4877,7 +4897,7 @@ const file_api_agent_v1_agent_proto_rawDesc = "" +
 	"\x04Acks\x12*\n" +
 	"\x04acks\x18\x01 \x03(\v2\x16.rollcall.agent.v1.AckR\x04acks\";\n" +
 	"\x03Ack\x124\n" +
-	"\aproblem\x18\x01 \x01(\v2\x1a.rollcall.agent.v1.ProblemR\aproblem\"\xe5\x03\n" +
+	"\aproblem\x18\x01 \x01(\v2\x1a.rollcall.agent.v1.ProblemR\aproblem\"\xff\x03\n" +
 	"\fActionResult\x12\x19\n" +
 	"\bfleet_id\x18\x01 \x01(\tR\afleetId\x12\x1f\n" +
 	"\videntity_id\x18\x02 \x01(\tR\n" +
@@ -4894,7 +4914,8 @@ const file_api_agent_v1_agent_proto_rawDesc = "" +
 	"finishedAt\x123\n" +
 	"\x05files\x18\n" +
 	" \x03(\v2\x1d.rollcall.agent.v1.FileResultR\x05files\x12@\n" +
-	"\tprocesses\x18\v \x03(\v2\".rollcall.agent.v1.ProcessInstanceR\tprocesses\"\xdb\x01\n" +
+	"\tprocesses\x18\v \x03(\v2\".rollcall.agent.v1.ProcessInstanceR\tprocesses\x12\x18\n" +
+	"\aomitted\x18\x11 \x01(\rR\aomitted\"\xdb\x01\n" +
 	"\fAgentMessage\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12<\n" +
 	"\theartbeat\x18\x02 \x01(\v2\x1c.rollcall.agent.v1.HeartbeatH\x00R\theartbeat\x12F\n" +
@@ -5067,61 +5088,62 @@ var file_api_agent_v1_agent_proto_depIdxs = []int32{
 	58, // 32: rollcall.agent.v1.SetEndpointProxy.trial:type_name -> google.protobuf.Duration
 	57, // 33: rollcall.agent.v1.Cancel.issued_at:type_name -> google.protobuf.Timestamp
 	57, // 34: rollcall.agent.v1.Cancel.expires_at:type_name -> google.protobuf.Timestamp
-	5,  // 35: rollcall.agent.v1.EnrollRequest.enrollment:type_name -> rollcall.agent.v1.Envelope
-	57, // 36: rollcall.agent.v1.Enrollment.created_at:type_name -> google.protobuf.Timestamp
-	5,  // 37: rollcall.agent.v1.RenewRequest.renewal:type_name -> rollcall.agent.v1.Envelope
-	57, // 38: rollcall.agent.v1.Renewal.created_at:type_name -> google.protobuf.Timestamp
-	35, // 39: rollcall.agent.v1.Heartbeat.agent:type_name -> rollcall.agent.v1.AgentInfo
-	57, // 40: rollcall.agent.v1.Heartbeat.sent_at:type_name -> google.protobuf.Timestamp
-	57, // 41: rollcall.agent.v1.Heartbeat.assignment_issued_at:type_name -> google.protobuf.Timestamp
-	36, // 42: rollcall.agent.v1.Heartbeat.content:type_name -> rollcall.agent.v1.ReleaseState
-	36, // 43: rollcall.agent.v1.Heartbeat.agent_release:type_name -> rollcall.agent.v1.ReleaseState
-	37, // 44: rollcall.agent.v1.Heartbeat.state:type_name -> rollcall.agent.v1.EndpointState
-	39, // 45: rollcall.agent.v1.Heartbeat.vitals:type_name -> rollcall.agent.v1.Vitals
-	40, // 46: rollcall.agent.v1.Heartbeat.open_actions:type_name -> rollcall.agent.v1.ActionState
-	41, // 47: rollcall.agent.v1.Heartbeat.capabilities:type_name -> rollcall.agent.v1.Capabilities
-	42, // 48: rollcall.agent.v1.Heartbeat.inventory:type_name -> rollcall.agent.v1.Inventory
-	58, // 49: rollcall.agent.v1.Heartbeat.clock_skew:type_name -> google.protobuf.Duration
-	58, // 50: rollcall.agent.v1.Heartbeat.beacon_age:type_name -> google.protobuf.Duration
-	57, // 51: rollcall.agent.v1.AgentInfo.journal_created_at:type_name -> google.protobuf.Timestamp
-	1,  // 52: rollcall.agent.v1.ReleaseState.phase:type_name -> rollcall.agent.v1.ReleasePhase
-	38, // 53: rollcall.agent.v1.EndpointState.quarantine:type_name -> rollcall.agent.v1.FileResult
-	57, // 54: rollcall.agent.v1.FileResult.quarantined_at:type_name -> google.protobuf.Timestamp
-	58, // 55: rollcall.agent.v1.Vitals.uptime:type_name -> google.protobuf.Duration
-	2,  // 56: rollcall.agent.v1.ActionState.phase:type_name -> rollcall.agent.v1.ActionPhase
-	43, // 57: rollcall.agent.v1.Inventory.interfaces:type_name -> rollcall.agent.v1.NetworkInterface
-	44, // 58: rollcall.agent.v1.Inventory.disks:type_name -> rollcall.agent.v1.Disk
-	57, // 59: rollcall.agent.v1.Inventory.boot_time:type_name -> google.protobuf.Timestamp
-	57, // 60: rollcall.agent.v1.HeartbeatReply.server_time:type_name -> google.protobuf.Timestamp
-	5,  // 61: rollcall.agent.v1.HeartbeatReply.beacon:type_name -> rollcall.agent.v1.Envelope
-	5,  // 62: rollcall.agent.v1.HeartbeatReply.orders:type_name -> rollcall.agent.v1.Envelope
-	3,  // 63: rollcall.agent.v1.HeartbeatReply.send:type_name -> rollcall.agent.v1.Section
-	2,  // 64: rollcall.agent.v1.ActionUpdate.phase:type_name -> rollcall.agent.v1.ActionPhase
-	5,  // 65: rollcall.agent.v1.ActionUpdate.result:type_name -> rollcall.agent.v1.Envelope
-	46, // 66: rollcall.agent.v1.ActionUpdates.updates:type_name -> rollcall.agent.v1.ActionUpdate
-	49, // 67: rollcall.agent.v1.Acks.acks:type_name -> rollcall.agent.v1.Ack
-	56, // 68: rollcall.agent.v1.Ack.problem:type_name -> rollcall.agent.v1.Problem
-	4,  // 69: rollcall.agent.v1.ActionResult.outcome:type_name -> rollcall.agent.v1.Outcome
-	57, // 70: rollcall.agent.v1.ActionResult.started_at:type_name -> google.protobuf.Timestamp
-	57, // 71: rollcall.agent.v1.ActionResult.finished_at:type_name -> google.protobuf.Timestamp
-	38, // 72: rollcall.agent.v1.ActionResult.files:type_name -> rollcall.agent.v1.FileResult
-	18, // 73: rollcall.agent.v1.ActionResult.processes:type_name -> rollcall.agent.v1.ProcessInstance
-	34, // 74: rollcall.agent.v1.AgentMessage.heartbeat:type_name -> rollcall.agent.v1.Heartbeat
-	46, // 75: rollcall.agent.v1.AgentMessage.action_update:type_name -> rollcall.agent.v1.ActionUpdate
-	54, // 76: rollcall.agent.v1.AgentMessage.ping:type_name -> rollcall.agent.v1.Ping
-	45, // 77: rollcall.agent.v1.ServerMessage.heartbeat_reply:type_name -> rollcall.agent.v1.HeartbeatReply
-	53, // 78: rollcall.agent.v1.ServerMessage.orders:type_name -> rollcall.agent.v1.Orders
-	49, // 79: rollcall.agent.v1.ServerMessage.ack:type_name -> rollcall.agent.v1.Ack
-	56, // 80: rollcall.agent.v1.ServerMessage.problem:type_name -> rollcall.agent.v1.Problem
-	55, // 81: rollcall.agent.v1.ServerMessage.pong:type_name -> rollcall.agent.v1.Pong
-	5,  // 82: rollcall.agent.v1.Orders.orders:type_name -> rollcall.agent.v1.Envelope
-	5,  // 83: rollcall.agent.v1.Orders.beacon:type_name -> rollcall.agent.v1.Envelope
-	57, // 84: rollcall.agent.v1.Orders.server_time:type_name -> google.protobuf.Timestamp
-	85, // [85:85] is the sub-list for method output_type
-	85, // [85:85] is the sub-list for method input_type
-	85, // [85:85] is the sub-list for extension type_name
-	85, // [85:85] is the sub-list for extension extendee
-	0,  // [0:85] is the sub-list for field type_name
+	57, // 35: rollcall.agent.v1.Cancel.action_issued_at:type_name -> google.protobuf.Timestamp
+	5,  // 36: rollcall.agent.v1.EnrollRequest.enrollment:type_name -> rollcall.agent.v1.Envelope
+	57, // 37: rollcall.agent.v1.Enrollment.created_at:type_name -> google.protobuf.Timestamp
+	5,  // 38: rollcall.agent.v1.RenewRequest.renewal:type_name -> rollcall.agent.v1.Envelope
+	57, // 39: rollcall.agent.v1.Renewal.created_at:type_name -> google.protobuf.Timestamp
+	35, // 40: rollcall.agent.v1.Heartbeat.agent:type_name -> rollcall.agent.v1.AgentInfo
+	57, // 41: rollcall.agent.v1.Heartbeat.sent_at:type_name -> google.protobuf.Timestamp
+	57, // 42: rollcall.agent.v1.Heartbeat.assignment_issued_at:type_name -> google.protobuf.Timestamp
+	36, // 43: rollcall.agent.v1.Heartbeat.content:type_name -> rollcall.agent.v1.ReleaseState
+	36, // 44: rollcall.agent.v1.Heartbeat.agent_release:type_name -> rollcall.agent.v1.ReleaseState
+	37, // 45: rollcall.agent.v1.Heartbeat.state:type_name -> rollcall.agent.v1.EndpointState
+	39, // 46: rollcall.agent.v1.Heartbeat.vitals:type_name -> rollcall.agent.v1.Vitals
+	40, // 47: rollcall.agent.v1.Heartbeat.open_actions:type_name -> rollcall.agent.v1.ActionState
+	41, // 48: rollcall.agent.v1.Heartbeat.capabilities:type_name -> rollcall.agent.v1.Capabilities
+	42, // 49: rollcall.agent.v1.Heartbeat.inventory:type_name -> rollcall.agent.v1.Inventory
+	58, // 50: rollcall.agent.v1.Heartbeat.clock_skew:type_name -> google.protobuf.Duration
+	58, // 51: rollcall.agent.v1.Heartbeat.beacon_age:type_name -> google.protobuf.Duration
+	57, // 52: rollcall.agent.v1.AgentInfo.journal_created_at:type_name -> google.protobuf.Timestamp
+	1,  // 53: rollcall.agent.v1.ReleaseState.phase:type_name -> rollcall.agent.v1.ReleasePhase
+	38, // 54: rollcall.agent.v1.EndpointState.quarantine:type_name -> rollcall.agent.v1.FileResult
+	57, // 55: rollcall.agent.v1.FileResult.quarantined_at:type_name -> google.protobuf.Timestamp
+	58, // 56: rollcall.agent.v1.Vitals.uptime:type_name -> google.protobuf.Duration
+	2,  // 57: rollcall.agent.v1.ActionState.phase:type_name -> rollcall.agent.v1.ActionPhase
+	43, // 58: rollcall.agent.v1.Inventory.interfaces:type_name -> rollcall.agent.v1.NetworkInterface
+	44, // 59: rollcall.agent.v1.Inventory.disks:type_name -> rollcall.agent.v1.Disk
+	57, // 60: rollcall.agent.v1.Inventory.boot_time:type_name -> google.protobuf.Timestamp
+	57, // 61: rollcall.agent.v1.HeartbeatReply.server_time:type_name -> google.protobuf.Timestamp
+	5,  // 62: rollcall.agent.v1.HeartbeatReply.beacon:type_name -> rollcall.agent.v1.Envelope
+	5,  // 63: rollcall.agent.v1.HeartbeatReply.orders:type_name -> rollcall.agent.v1.Envelope
+	3,  // 64: rollcall.agent.v1.HeartbeatReply.send:type_name -> rollcall.agent.v1.Section
+	2,  // 65: rollcall.agent.v1.ActionUpdate.phase:type_name -> rollcall.agent.v1.ActionPhase
+	5,  // 66: rollcall.agent.v1.ActionUpdate.result:type_name -> rollcall.agent.v1.Envelope
+	46, // 67: rollcall.agent.v1.ActionUpdates.updates:type_name -> rollcall.agent.v1.ActionUpdate
+	49, // 68: rollcall.agent.v1.Acks.acks:type_name -> rollcall.agent.v1.Ack
+	56, // 69: rollcall.agent.v1.Ack.problem:type_name -> rollcall.agent.v1.Problem
+	4,  // 70: rollcall.agent.v1.ActionResult.outcome:type_name -> rollcall.agent.v1.Outcome
+	57, // 71: rollcall.agent.v1.ActionResult.started_at:type_name -> google.protobuf.Timestamp
+	57, // 72: rollcall.agent.v1.ActionResult.finished_at:type_name -> google.protobuf.Timestamp
+	38, // 73: rollcall.agent.v1.ActionResult.files:type_name -> rollcall.agent.v1.FileResult
+	18, // 74: rollcall.agent.v1.ActionResult.processes:type_name -> rollcall.agent.v1.ProcessInstance
+	34, // 75: rollcall.agent.v1.AgentMessage.heartbeat:type_name -> rollcall.agent.v1.Heartbeat
+	46, // 76: rollcall.agent.v1.AgentMessage.action_update:type_name -> rollcall.agent.v1.ActionUpdate
+	54, // 77: rollcall.agent.v1.AgentMessage.ping:type_name -> rollcall.agent.v1.Ping
+	45, // 78: rollcall.agent.v1.ServerMessage.heartbeat_reply:type_name -> rollcall.agent.v1.HeartbeatReply
+	53, // 79: rollcall.agent.v1.ServerMessage.orders:type_name -> rollcall.agent.v1.Orders
+	49, // 80: rollcall.agent.v1.ServerMessage.ack:type_name -> rollcall.agent.v1.Ack
+	56, // 81: rollcall.agent.v1.ServerMessage.problem:type_name -> rollcall.agent.v1.Problem
+	55, // 82: rollcall.agent.v1.ServerMessage.pong:type_name -> rollcall.agent.v1.Pong
+	5,  // 83: rollcall.agent.v1.Orders.orders:type_name -> rollcall.agent.v1.Envelope
+	5,  // 84: rollcall.agent.v1.Orders.beacon:type_name -> rollcall.agent.v1.Envelope
+	57, // 85: rollcall.agent.v1.Orders.server_time:type_name -> google.protobuf.Timestamp
+	86, // [86:86] is the sub-list for method output_type
+	86, // [86:86] is the sub-list for method input_type
+	86, // [86:86] is the sub-list for extension type_name
+	86, // [86:86] is the sub-list for extension extendee
+	0,  // [0:86] is the sub-list for field type_name
 }
 
 func init() { file_api_agent_v1_agent_proto_init() }
