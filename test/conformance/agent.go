@@ -41,6 +41,7 @@ type agent struct {
 	clock    clock
 	assigned assignment
 	policy   policy
+	journal  journal
 	send     []string
 	rejected number
 	last     string
@@ -201,22 +202,24 @@ func (a *agent) judge(cert *x509.Certificate, key *ecdsa.PrivateKey) (identity s
 // beat is the heartbeat that is due.
 func (a *agent) beat() heartbeat {
 	h := heartbeat{
-		Agent:  &agentInfo{Version: agentVersion, Platform: runtime.GOOS + "/" + runtime.GOARCH, InstanceID: a.instance, Epoch: a.epoch, Session: a.over},
+		Agent:  &agentInfo{Version: agentVersion, Platform: runtime.GOOS + "/" + runtime.GOARCH, InstanceID: a.instance, Epoch: a.epoch, Session: a.over, JournalID: a.journal.id, JournalCreatedAt: a.journal.created},
 		SentAt: time.Now().UTC().Format(time.RFC3339Nano), TrustVersion: number(a.trust.version), AssignmentIssuedAt: a.assigned.IssuedAt,
 		PolicyID: a.policy.PolicyID, PolicyRevision: a.policy.Revision, Vitals: &vitals{Uptime: seconds(time.Since(a.started))},
-		CapabilitiesTag: "none", InventoryTag: "1", RejectedOrders: a.rejected, LastRejection: a.last,
+		OpenActions: a.journal.open(), CapabilitiesTag: "1", InventoryTag: "1", RejectedOrders: a.rejected, LastRejection: a.last,
 	}
 	if !a.clock.issued.IsZero() {
 		h.ClockSkew, h.BeaconAge = seconds(time.Since(a.clock.now())), seconds(time.Since(a.clock.came))
 	}
 	if slices.Contains(a.send, "SECTION_CAPABILITIES") {
-		h.Capabilities = &capabilities{}
+		h.Capabilities = &capabilities{Names: a.capabilities()}
 	}
 	if slices.Contains(a.send, "SECTION_INVENTORY") {
 		h.Inventory = &inventory{Hostname: a.hostname, OSName: runtime.GOOS, Arch: runtime.GOARCH}
 	}
 	return h
 }
+
+func (a *agent) capabilities() []string { return []string{performHeartbeat, terminateProcess} }
 
 // heartbeat sends one and obeys the answer. It returns the orders that came.
 func (a *agent) heartbeat(ctx context.Context) (orders int, err error) {
@@ -236,7 +239,7 @@ func (a *agent) obey(ctx context.Context, reply *heartbeatReply) error {
 	if err := a.tell(ctx, reply.Beacon); err != nil {
 		return err
 	}
-	for _, x := range []string{"assignment", "policy"} {
+	for _, x := range []string{"assignment", "policy", "cancel", "action"} {
 		for i := range reply.Orders {
 			if reply.Orders[i].PayloadType != payloadType(x) {
 				continue
@@ -279,11 +282,19 @@ func (a *agent) tell(ctx context.Context, e *envelope) error {
 	if err == nil && issued.After(a.clock.issued) {
 		a.clock = clock{issued, time.Now()}
 	}
+	if err == nil && a.journal.created == "" {
+		a.journal.created = b.IssuedAt
+	}
 	return err
 }
 
 func (a *agent) take(x string, e *envelope) error {
-	if x == "policy" {
+	switch x {
+	case "action":
+		return a.takeAction(e)
+	case "cancel":
+		return a.takeCancel(e)
+	case "policy":
 		var p policy
 		if err := open(e, x, &p, a.trust.orders); err != nil {
 			return err

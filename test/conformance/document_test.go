@@ -24,16 +24,34 @@ func read(t *testing.T) []byte {
 	return doc
 }
 
-// The document's example is what an author checks new code against.
-func TestExampleOfTheDocument(t *testing.T) {
+// finder finds the first part of a pattern in the document.
+func finder(t *testing.T) func(pattern string) []byte {
 	doc := read(t)
-	find := func(pattern string) []byte {
+	return func(pattern string) []byte {
 		m := regexp.MustCompile(pattern).FindSubmatch(doc)
 		if m == nil {
 			t.Fatalf("nothing matches %s", pattern)
 		}
 		return m[1]
 	}
+}
+
+func mustKey(t *testing.T, spki []byte) crypto.PublicKey {
+	t.Helper()
+	der, err := base64.StdEncoding.DecodeString(string(spki))
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := x509.ParsePKIXPublicKey(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
+}
+
+// The document's example is what an author checks new code against.
+func TestExampleOfTheDocument(t *testing.T) {
+	find := finder(t)
 	payload := find("(?s)```json payload\n(.*?)\n```")
 	if got, want := pae(payloadType("beacon"), payload), find("(?s)```text pae\n(.*?)\n```"); !bytes.Equal(got, want) {
 		t.Errorf("PAE is %q, in the document %q", got, want)
@@ -42,14 +60,7 @@ func TestExampleOfTheDocument(t *testing.T) {
 	if err := json.Unmarshal(find("(?s)```json envelope\n(.*?)\n```"), &e); err != nil {
 		t.Fatal(err)
 	}
-	spki, err := base64.StdEncoding.DecodeString(string(find("SubjectPublicKeyInfo `([^`]+)`")))
-	if err != nil {
-		t.Fatal(err)
-	}
-	key, err := x509.ParsePKIXPublicKey(spki)
-	if err != nil {
-		t.Fatal(err)
-	}
+	key := mustKey(t, find("RFC 8032.*?SubjectPublicKeyInfo `([^`]+)`"))
 	var b beacon
 	if err := open(&e, "beacon", &b, []crypto.PublicKey{key}); err != nil || b.TrustVersion != 3 {
 		t.Errorf("%+v, %v", b, err)
@@ -60,6 +71,10 @@ func TestExampleOfTheDocument(t *testing.T) {
 	e.Payload = append(e.Payload, ' ')
 	if err := open(&e, "beacon", &b, []crypto.PublicKey{key}); err == nil {
 		t.Error("a payload that was changed verifies")
+	}
+	spki, err := x509.MarshalPKIXPublicKey(key)
+	if err != nil {
+		t.Fatal(err)
 	}
 	if _, err := follow(sha256.Sum256(spki), []envelope{e}); err == nil {
 		t.Error("a beacon passes for a trust bundle")

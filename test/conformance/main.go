@@ -27,6 +27,7 @@ func run(args []string, stdin io.Reader, out, errs io.Writer) int {
 	tokenFile := flags.String("token-file", "", `file with an enrolment token; "-" for standard input`)
 	hostname := flags.String("hostname", "conformance-"+randomHex(3), "name to propose for the endpoint")
 	needPolicy := flags.Bool("policy", false, "demand that a policy is assigned, and not only the defaults")
+	actions := flags.Bool("actions", false, `try actions, too: somebody has to do within a minute what each line that begins with "  wants" says`)
 	pace := flags.Duration("pace", 5*time.Second, "longest time between two heartbeats, whatever the policy says")
 	timeout := flags.Duration("timeout", 10*time.Minute, "for everything together")
 	if err := flags.Parse(args); err != nil {
@@ -39,7 +40,7 @@ func run(args []string, stdin io.Reader, out, errs io.Writer) int {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), *timeout)
 	defer cancel()
-	s := &suite{agent: a, out: out, needPolicy: *needPolicy, pace: *pace}
+	s := &suite{agent: a, out: out, needPolicy: *needPolicy, actions: *actions, pace: *pace}
 	if err := s.run(ctx); err != nil {
 		s.check("go on to the end", err)
 	}
@@ -69,7 +70,7 @@ func prepare(server, tokenFile, hostname string, stdin io.Reader) (*agent, error
 		return nil, err
 	}
 	t, err := parseToken(string(text))
-	return &agent{server: u, token: t, hostname: hostname}, err
+	return &agent{server: u, token: t, hostname: hostname, journal: journal{id: randomHex(16)}}, err
 }
 
 // suite tries one thing after the other and says how it went.
@@ -77,6 +78,7 @@ type suite struct {
 	*agent
 	out        io.Writer
 	needPolicy bool
+	actions    bool
 	pace       time.Duration
 
 	tried, failed int
@@ -97,6 +99,8 @@ func (s *suite) run(ctx context.Context) error {
 		{"Sessions, one after the other", s.trySessions},
 		{"Sessions that are refused", s.tryBadUpgrades},
 		{"Sessions that are closed", s.tryBadSessions},
+		{"Updates of actions that are refused", s.tryBadUpdates},
+		{"Actions", s.tryActions},
 		{"Renewal", s.tryRenewal},
 		{"Restarts and clones", s.tryClones},
 	} {

@@ -60,6 +60,64 @@ type policy struct {
 	Revision          number `json:"revision"`
 	IssuedAt          string `json:"issuedAt"`
 	HeartbeatInterval string `json:"heartbeatInterval"`
+
+	DisabledActions []string `json:"disabledActions"`
+}
+
+type action struct {
+	FleetID        string   `json:"fleetId"`
+	IdentityID     string   `json:"identityId"`
+	ActionUID      string   `json:"actionUid"`
+	IssuedAt       string   `json:"issuedAt"`
+	ExpiresAt      string   `json:"expiresAt"`
+	Requires       []string `json:"requires"`
+	ActiveDeadline string   `json:"activeDeadline"`
+
+	PerformHeartbeat *struct{} `json:"performHeartbeat"` // the one thing that this agent does
+}
+
+type cancel struct {
+	FleetID        string `json:"fleetId"`
+	IdentityID     string `json:"identityId"`
+	ActionUID      string `json:"actionUid"`
+	ActionDigest   string `json:"actionDigest"`
+	ActionIssuedAt string `json:"actionIssuedAt"`
+}
+
+type actionResult struct {
+	FleetID      string `json:"fleetId"`
+	IdentityID   string `json:"identityId"`
+	ActionUID    string `json:"actionUid"`
+	ActionDigest string `json:"actionDigest"`
+	Outcome      string `json:"outcome"`
+	Reason       string `json:"reason"`
+	Message      string `json:"message,omitempty"`
+	StartedAt    string `json:"startedAt,omitempty"`
+	FinishedAt   string `json:"finishedAt"`
+}
+
+type actionUpdate struct {
+	ActionUID string    `json:"actionUid"`
+	Phase     string    `json:"phase"`
+	Percent   int       `json:"percent,omitempty"`
+	Result    *envelope `json:"result,omitempty"`
+}
+
+type actionUpdates struct {
+	Updates []actionUpdate `json:"updates"`
+}
+
+type actionState struct {
+	ActionUID string `json:"actionUid"`
+	Phase     string `json:"phase"`
+}
+
+type acks struct {
+	Acks []ack `json:"acks"`
+}
+
+type ack struct {
+	Problem *problem `json:"problem"`
 }
 
 type enrollment struct {
@@ -99,18 +157,23 @@ type agentInfo struct {
 	Epoch      number `json:"epoch"`
 	Session    number `json:"sessionNumber,omitempty"`
 	MachineID  string `json:"machineId,omitempty"`
+
+	JournalID        string `json:"journalId,omitempty"`
+	JournalCreatedAt string `json:"journalCreatedAt,omitempty"`
 }
 
 type agentMessage struct {
-	ID        number     `json:"id"`
-	Heartbeat *heartbeat `json:"heartbeat,omitempty"`
-	Ping      *struct{}  `json:"ping,omitempty"`
+	ID           number        `json:"id"`
+	Heartbeat    *heartbeat    `json:"heartbeat,omitempty"`
+	ActionUpdate *actionUpdate `json:"actionUpdate,omitempty"`
+	Ping         *struct{}     `json:"ping,omitempty"`
 }
 
 type serverMessage struct {
 	Re             number          `json:"re"`
 	HeartbeatReply *heartbeatReply `json:"heartbeatReply"`
 	Orders         *heartbeatReply `json:"orders"` // it has a part of the fields, with the same names
+	Ack            *ack            `json:"ack"`
 	Problem        *problem        `json:"problem"`
 	Pong           *struct{}       `json:"pong"`
 }
@@ -123,6 +186,7 @@ type heartbeat struct {
 	PolicyID           string        `json:"policyId,omitempty"`
 	PolicyRevision     number        `json:"policyRevision,omitempty"`
 	Vitals             *vitals       `json:"vitals,omitempty"`
+	OpenActions        []actionState `json:"openActions,omitempty"`
 	CapabilitiesTag    string        `json:"capabilitiesTag,omitempty"`
 	Capabilities       *capabilities `json:"capabilities,omitempty"`
 	InventoryTag       string        `json:"inventoryTag,omitempty"`

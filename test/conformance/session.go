@@ -54,8 +54,10 @@ func (s *session) send(m agentMessage) error {
 }
 
 // receive waits for the next message, whatever it is.
-func (s *session) receive() (*serverMessage, error) {
-	op, b, err := s.next(patience)
+func (s *session) receive() (*serverMessage, error) { return s.receiveWithin(patience) }
+
+func (s *session) receiveWithin(limit time.Duration) (*serverMessage, error) {
+	op, b, err := s.next(limit)
 	if err != nil {
 		return nil, err
 	}
@@ -92,10 +94,17 @@ func (s *session) beat() *heartbeat {
 	return &h
 }
 
-// heartbeat sends one and obeys the answer; one too early is repeated when the server says. It returns the orders that came.
+// heartbeat sends the one that is due and obeys the answer. It returns the orders that came.
 func (s *session) heartbeat(ctx context.Context) (orders int, err error) {
+	return s.exchange(ctx, func(*heartbeat) {})
+}
+
+// exchange sends a heartbeat and obeys the answer; one too early is repeated when the server says.
+func (s *session) exchange(ctx context.Context, change func(*heartbeat)) (orders int, err error) {
 	for {
-		if err := s.send(agentMessage{Heartbeat: s.beat()}); err != nil {
+		h := s.beat()
+		change(h)
+		if err := s.send(agentMessage{Heartbeat: h}); err != nil {
 			return 0, err
 		}
 		m, err := s.answer(ctx)

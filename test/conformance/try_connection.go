@@ -163,11 +163,12 @@ func (s *suite) tryRequests(ctx context.Context) error {
 		{"a body one byte larger", post(func(q *call) { q.body = bytes.Repeat([]byte(" "), 16<<10+1) }), "payload-too-large"},
 		{"a message that lacks a required field", post(func(*call) {}), "malformed"},
 		{"a route that there is not", post(func(q *call) { q.path = "/agent/v1/nothing" }), "not-found"},
-		{"a place that is kept", post(func(q *call) { q.path = "/agent/v1/actions" }), "not-found"},
+		{"a place that is kept", post(func(q *call) { q.path = "/agent/v1/events" }), "not-found"},
 		{"another version of the protocol", post(func(q *call) { q.path = "/agent/v2/enroll" }), "protocol-version-unsupported"},
 		{"another method", call{method: http.MethodGet, path: enroll}, "method-not-allowed"},
 		{"trust with another method", post(func(q *call) { q.path = "/agent/v1/trust" }), "method-not-allowed"},
 		{"a heartbeat without a certificate", post(func(q *call) { q.path = "/agent/v1/heartbeat" }), "certificate-required"},
+		{"an update of an action without a certificate", post(func(q *call) { q.path = pathActions }), "certificate-required"},
 		{"a session without a certificate", upgrade(nil), "certificate-required"},
 		{"a session of an old agent, whoever it is", upgrade(func(h http.Header) { h.Set("Rollcall-Agent-Version", "6.0.4") }), "agent-version-unsupported"},
 	} {

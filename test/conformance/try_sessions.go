@@ -120,6 +120,9 @@ func (s *suite) tryBadSessions(ctx context.Context) error {
 			h.Inventory = &inventory{Hostname: strings.Repeat("h", 254)}
 			return frame(fin|opText, one.message(agentMessage{Heartbeat: h}))
 		}, 1007, "malformed"},
+		{"an update out of bounds", true, func(one *session) []byte {
+			return frame(fin|opText, one.message(agentMessage{ActionUpdate: &actionUpdate{ActionUID: someUID, Phase: finished}}))
+		}, 1007, "malformed"},
 		{"a heartbeat of another start", true, func(one *session) []byte {
 			h := one.beat()
 			h.Agent.InstanceID = randomHex(16)
