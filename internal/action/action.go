@@ -1,9 +1,14 @@
 // Package action is the table of an action's transitions as pure functions: docs/actions.md has the rows. Manager and gateway both call Next and
 // write what it returns under the resourceVersion that it was given; whoever loses that race reads again and asks Next again.
+//
+// look.go has what the manager decides, delivery.go and result.go what the gateway does, parent.go actions with a selector; order.go makes
+// what is signed, deadline.go the times, words.go the reasons, and message.go what people read.
 package action
 
 import (
 	"errors"
+	"fmt"
+	"slices"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -19,8 +24,13 @@ type Arrow string
 // None: nothing changes.
 const None Arrow = ""
 
-// ErrUnfit is wrapped by Next where an event does not fit the action as it is: it is counted, and nothing is written.
+// ErrUnfit is wrapped by Next where an event does not fit the action as it is: it is counted, and nothing is written. A result that does not
+// fit now never will, and is acknowledged, unless the error wraps ErrEarly.
 var ErrUnfit = errors.New("the event does not fit the action as it is")
+
+// ErrEarly wraps ErrUnfit: the result of an action that was not admitted yet, which happens after etcd was restored. It will fit once the
+// manager has admitted the action again, so it is not acknowledged, and the agent repeats it.
+var ErrEarly = fmt.Errorf("%w: it was not admitted yet", ErrUnfit)
 
 // Event is what happens to an action. Look, Send, Progress, Result and Missing are.
 type Event interface{ event() }
@@ -57,17 +67,17 @@ type Endpoint struct {
 // Seal signs an order with the fleet's order key of now.
 type Seal func(t envelope.Type, m proto.Message) (v1alpha1.Envelope, error)
 
-// Look is the manager's, whenever something may have changed or a deadline has passed: rows 2 to 7, 17, 19 and 20.
+// Look is the manager's, whenever something may have changed or a deadline has passed: rows 2 to 7, 17, 19, 20 and 27.
 type Look struct {
 	Now time.Time
 	// Endpoint that the action is for; nil if there is none of that name.
 	Endpoint *Endpoint
-	// EndpointDeleted says that the action was admitted for an endpoint that is gone, confirmed by a live read.
+	// EndpointDeleted says that the endpoint is gone that the action was admitted for, or that a child was made for, confirmed by a live read.
 	EndpointDeleted bool
 	// FleetID and Seal are whose orders are made.
 	FleetID string
 	Seal    Seal
-	// SealedNow tells whether an order was signed by the key of now; an order by another is made anew while it is Pending.
+	// SealedNow tells whether an order was signed by the key of now; an order by another is made anew while it is Pending. nil: all were.
 	SealedNow func(v1alpha1.Envelope) bool
 	// Parent of a child; nil for others. Turn is the child's place, from 0, among the children in the order of their names.
 	Parent *v1alpha1.EndpointAction
@@ -76,11 +86,12 @@ type Look struct {
 	NewerOfTopic bool
 }
 
-// Send is the gateway's, before the first byte: row 8. Repeating what was sent is no event.
+// Send is the gateway's, before the first byte: row 8. Repeating what was sent is no event: see Repeats.
 type Send struct {
-	Now      time.Time
-	Channel  v1alpha1.Channel
-	Gateway  string
+	Now     time.Time
+	Channel v1alpha1.Channel
+	Gateway string
+	// Endpoint whose certificate the agent has. What its last heartbeat says of its journal goes before what was written of it.
 	Endpoint *Endpoint
 	// JournalID is that of the heartbeat that the agent was last heard by.
 	JournalID string
@@ -94,7 +105,7 @@ type Progress struct {
 	Message    string
 }
 
-// Result is the agent's, verified by the gateway: rows 12 to 16, 18 and 21 to 23.
+// Result is the agent's, verified by the gateway: rows 12 to 16, 18 and 21 to 23. That it is about this very order Next judges.
 type Result struct {
 	Now time.Time
 	// IdentityID of the certificate.
@@ -104,6 +115,7 @@ type Result struct {
 }
 
 // Missing is the gateway's: an agent's second heartbeat in a row did not list an action that it had acknowledged; see delivery.missingTime.
+// Row 19a.
 type Missing struct {
 	Now        time.Time
 	IdentityID string
@@ -116,33 +128,59 @@ func (Result) event()   {}
 func (Missing) event()  {}
 
 // Next is the status of an action after an event, and the row of the table that was taken; None if nothing changes. The action is not changed.
-// The error wraps ErrUnfit, or is the Seal's.
+// The error wraps ErrUnfit, or is the Seal's; there is no status with it.
 func Next(a *v1alpha1.EndpointAction, e Event) (status *v1alpha1.EndpointActionStatus, row Arrow, err error) {
-	panic("to come")
+	s := begin(a)
+	switch e := e.(type) {
+	case Look:
+		row, err = s.look(e)
+	case Send:
+		row, err = s.send(e)
+	case Progress:
+		row, err = s.progress(e)
+	case Result:
+		row, err = s.result(e)
+	case Missing:
+		row, err = s.missing(e)
+	default:
+		err = fmt.Errorf("%w: %T is no event", ErrUnfit, e)
+	}
+	if err != nil {
+		return nil, None, err
+	}
+	return s.to, row, nil
 }
 
 // Ended tells whether an action has.
 func Ended(s *v1alpha1.EndpointActionStatus) bool { return s.FinishTime != nil }
 
-// Due is when the manager has to look again if nothing happens; zero for never. It is no earlier than the deadline that it is for.
-func Due(a *v1alpha1.EndpointAction, now time.Time) time.Time { panic("to come") }
-
-// Order is what an action asks of an agent, as the manager signs it, for the identity and from the moment of its admission.
-func Order(a *v1alpha1.EndpointAction, fleetID, identityID string, admitted time.Time) *agentv1.Action {
-	panic("to come")
+// step is one event at one action: the action as it is, and its status as it becomes.
+type step struct {
+	*v1alpha1.EndpointAction
+	to *v1alpha1.EndpointActionStatus
 }
 
-// ParentLook is the manager's at an action with a selector.
-type ParentLook struct {
-	Now time.Time
-	// Children that exist, in the order of their names. All says that there is one for each endpoint that the selector matched; until then
-	// nothing is counted. Matched is how many that are.
-	Children []*v1alpha1.EndpointAction
-	All      bool
-	Matched  int
+func begin(a *v1alpha1.EndpointAction) *step {
+	s := &step{a, a.Status.DeepCopy()}
+	if s.to.Phase == "" {
+		s.to.Phase = v1alpha1.ActionPending
+	}
+	return s
 }
 
-// NextParent is the status of an action with a selector: rows P1 to P6. released is raised in it before a child that it lets in is admitted.
-func NextParent(a *v1alpha1.EndpointAction, l ParentLook) (status *v1alpha1.EndpointActionStatus, row Arrow, err error) {
-	panic("to come")
+// in tells whether the action is in one of the phases, and has not ended.
+func (s *step) in(phases ...v1alpha1.ActionPhase) bool {
+	return !Ended(s.to) && slices.Contains(phases, s.to.Phase)
+}
+
+// single tells whether the action is for one endpoint.
+func (s *step) single() bool { return s.Spec.Selector == nil }
+
+// bound tells whether the action was admitted for an identity.
+func (s *step) bound(identityID string) bool {
+	return s.single() && s.to.Admission != nil && s.to.Admission.IdentityID == identityID
+}
+
+func unfit(format string, args ...any) error {
+	return fmt.Errorf("%w: "+format, append([]any{ErrUnfit}, args...)...)
 }
