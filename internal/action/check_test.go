@@ -3,7 +3,6 @@ package action
 import (
 	"encoding/json"
 	"slices"
-	"testing"
 	"unicode/utf8"
 
 	"github.com/fluxcd/cli-utils/pkg/kstatus/status"
@@ -13,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation"
+	"pgregory.net/rapid"
 
 	"github.com/rollcall-dev/rollcall/api/v1alpha1"
 )
@@ -22,7 +22,7 @@ var ends = []v1alpha1.ActionPhase{
 }
 
 // check tells whether a step from one status to another is one that may ever be, whatever has happened.
-func check(t testing.TB, before, after *v1alpha1.EndpointAction) {
+func check(t rapid.TB, before, after *v1alpha1.EndpointAction) {
 	t.Helper()
 	was, is := &before.Status, &after.Status
 	over := slices.Contains(ends, is.Phase)
@@ -48,7 +48,9 @@ func check(t testing.TB, before, after *v1alpha1.EndpointAction) {
 	roundTrip(t, is)
 }
 
-func checkConditions(t testing.TB, a *v1alpha1.EndpointAction, over bool) {
+func equalStatus(a, b *v1alpha1.EndpointActionStatus) bool { return equality.Semantic.DeepEqual(a, b) }
+
+func checkConditions(t rapid.TB, a *v1alpha1.EndpointAction, over bool) {
 	t.Helper()
 	s := &a.Status
 	complete := s.Phase == v1alpha1.ActionSucceeded
@@ -83,7 +85,7 @@ func checkConditions(t testing.TB, a *v1alpha1.EndpointAction, over bool) {
 }
 
 // kstatus is what Flux and others make of an action.
-func kstatus(t testing.TB, a *v1alpha1.EndpointAction) status.Status {
+func kstatus(t rapid.TB, a *v1alpha1.EndpointAction) status.Status {
 	t.Helper()
 	o, err := runtime.DefaultUnstructuredConverter.ToUnstructured(a)
 	if err != nil {
@@ -97,7 +99,7 @@ func kstatus(t testing.TB, a *v1alpha1.EndpointAction) status.Status {
 }
 
 // roundTrip: the API server keeps a status as it was decided. What it would cut would differ at the next look.
-func roundTrip(t testing.TB, s *v1alpha1.EndpointActionStatus) {
+func roundTrip(t rapid.TB, s *v1alpha1.EndpointActionStatus) {
 	t.Helper()
 	b, err := json.Marshal(s)
 	if err != nil {

@@ -4,7 +4,6 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"strings"
-	"testing"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -13,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
+	"pgregory.net/rapid"
 
 	agentv1 "github.com/rollcall-dev/rollcall/api/agent/v1"
 	"github.com/rollcall-dev/rollcall/api/v1alpha1"
@@ -128,7 +128,7 @@ func signed(m *agentv1.ActionResult, after time.Duration) Result {
 }
 
 // take has an event happen to an action, which must take a row of the table.
-func take(t testing.TB, a *v1alpha1.EndpointAction, e Event, row Arrow) *v1alpha1.EndpointAction {
+func take(t rapid.TB, a *v1alpha1.EndpointAction, e Event, row Arrow) *v1alpha1.EndpointAction {
 	t.Helper()
 	before := a.DeepCopy()
 	status, got, err := Next(a, e)
@@ -145,24 +145,24 @@ func take(t testing.TB, a *v1alpha1.EndpointAction, e Event, row Arrow) *v1alpha
 }
 
 // refuses has an event happen that must not fit.
-func refuses(t testing.TB, a *v1alpha1.EndpointAction, e Event) {
+func refuses(t rapid.TB, a *v1alpha1.EndpointAction, e Event) {
 	t.Helper()
 	if status, row, err := Next(a, e); !errors.Is(err, ErrUnfit) || row != None || status != nil {
 		t.Errorf("%T at %s takes row %q, %v, and does not fit", e, a.Status.Phase, row, err)
 	}
 }
 
-func admitted(t testing.TB, kind v1alpha1.ActionType) *v1alpha1.EndpointAction {
+func admitted(t rapid.TB, kind v1alpha1.ActionType) *v1alpha1.EndpointAction {
 	t.Helper()
 	return take(t, newAction(kind), lookAt(devbox(), 0), "2")
 }
 
-func sent(t testing.TB, kind v1alpha1.ActionType) *v1alpha1.EndpointAction {
+func sent(t rapid.TB, kind v1alpha1.ActionType) *v1alpha1.EndpointAction {
 	t.Helper()
 	return take(t, admitted(t, kind), sendTo(devbox(), time.Second), "8")
 }
 
-func running(t testing.TB, kind v1alpha1.ActionType) *v1alpha1.EndpointAction {
+func running(t rapid.TB, kind v1alpha1.ActionType) *v1alpha1.EndpointAction {
 	t.Helper()
 	return take(t, sent(t, kind), runs(3*time.Second), "10")
 }
