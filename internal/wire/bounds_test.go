@@ -226,7 +226,8 @@ var actionHeadBounds = []bound{
 
 var actionBounds = join(actionHeadBounds, []bound{
 	countOf("requires", 0, 8), textUpTo("requires[0]", 1, 64), textUpTo("requested_by", 0, 256), textUpTo("reason", 0, 256),
-	requiredSpanOf("active_deadline", time.Second, 24*time.Hour), {"active_deadline", nil, some(unset{}), "present"},
+	requiredSpanOf("active_deadline", time.Second, 24*time.Hour),
+	{"active_deadline", nil, some(unset{}), "present"},
 })
 
 // parameterBounds are those of the parameters of an action, by their field.

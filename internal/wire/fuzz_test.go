@@ -24,7 +24,8 @@ func FuzzHeartbeatReply(f *testing.F) { fuzzMessage(f, "HeartbeatReply") }
 func FuzzActionUpdates(f *testing.F)  { fuzzMessage(f, "ActionUpdates") }
 func FuzzAcks(f *testing.F)           { fuzzMessage(f, "Acks") }
 func FuzzCertificate(f *testing.F)    { fuzzMessage(f, "CertificateReply") }
-func FuzzAgentMessage(f *testing.F)   { fuzzMessage(f, "AgentMessage", "AgentMessage of an update") }
+func FuzzAgentMessage(f *testing.F) { fuzzMessage(f, "AgentMessage", "AgentMessage of an update") }
+
 func FuzzServerMessage(f *testing.F) {
 	fuzzMessage(f, "ServerMessage", "ServerMessage of orders", "ServerMessage of a problem", "ServerMessage of an ack")
 }
