@@ -72,6 +72,7 @@ func (d *demo) run(ctx context.Context) (err error) {
 			endpoint, err = d.agent(ctx, keeper)
 			return "on this machine: enrolled as endpoint " + tenant + "/" + endpoint + ", online", err
 		}},
+		{"action", func() (string, error) { return d.action(ctx, endpoint) }},
 	}
 	for _, s := range steps {
 		if err := d.step(s.name, s.do); err != nil {

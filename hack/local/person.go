@@ -15,8 +15,8 @@ import (
 	"github.com/rollcall-dev/rollcall/api/v1alpha1"
 )
 
-// Person is somebody with the rights of a platform team in one namespace: rollcall-view, rollcall-admin, and to get the Secrets that are
-// named, those of enrolment tokens. It is a service account, so that it works on any cluster.
+// Person is somebody with the rights of a platform team in one namespace: rollcall-view, rollcall-edit, rollcall-admin, rollcall-responder, and
+// to get the Secrets that are named, those of enrolment tokens. It is a service account, so that it works on any cluster.
 type Person struct {
 	Namespace, Name string
 	// Kubeconfig holds their credentials, and the namespace as its default.
@@ -59,27 +59,25 @@ func CreatePerson(ctx context.Context, admin *rest.Config, namespace, name, dir 
 			_, err := client.RbacV1().Roles(namespace).Create(ctx, secretRole, opts)
 			return err
 		},
-		func() error {
-			_, err := client.RbacV1().RoleBindings(namespace).Create(ctx, bind("ClusterRole", "rollcall-view"), opts)
-			return err
-		},
-		func() error {
-			_, err := client.RbacV1().RoleBindings(namespace).Create(ctx, bind("ClusterRole", "rollcall-admin"), opts)
-			return err
-		},
-		func() error {
-			_, err := client.RbacV1().RoleBindings(namespace).Create(ctx, bind("Role", secretRole.Name), opts)
-			return err
-		},
 	} {
 		if err := step(); err != nil && !apierrors.IsAlreadyExists(err) {
 			return p, fmt.Errorf("make the person %s/%s: %w", namespace, name, err)
 		}
 	}
+	bindings := []*rbacv1.RoleBinding{bind("Role", secretRole.Name)}
+	for _, role := range []string{"view", "edit", "admin", "responder"} {
+		bindings = append(bindings, bind("ClusterRole", "rollcall-"+role))
+	}
+	for _, b := range bindings {
+		if _, err := client.RbacV1().RoleBindings(namespace).Create(ctx, b, opts); err != nil && !apierrors.IsAlreadyExists(err) {
+			return p, fmt.Errorf("give the person %s/%s a role: %w", namespace, name, err)
+		}
+	}
 	// of the roles that were bound, the last to come together: Kubernetes itself aggregates it
+	acts := rbacv1.PolicyRule{APIGroups: []string{v1alpha1.GroupVersion.Group}, Resources: []string{"endpoints"}, Verbs: []string{"terminate", "heartbeat"}}
 	admins := rbacv1.PolicyRule{APIGroups: []string{v1alpha1.GroupVersion.Group}, Resources: []string{"enrollmenttokens"}, Verbs: []string{"create"}}
 	views := rbacv1.PolicyRule{APIGroups: admins.APIGroups, Resources: admins.Resources, Verbs: []string{"get"}}
-	if err := AwaitRights(ctx, client, p.User(), namespace, append(secretRole.Rules, admins, views)...); err != nil {
+	if err := AwaitRights(ctx, client, p.User(), namespace, append(secretRole.Rules, admins, views, acts)...); err != nil {
 		return p, err
 	}
 	token := filepath.Join(dir, namespace+"-"+name+".token")

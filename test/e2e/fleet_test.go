@@ -149,7 +149,7 @@ func watchFleet(t testing.TB, n *tenant, size int) *fleetWatch {
 
 // once lists and watches until the API server hangs up.
 func (w *fleetWatch) once(ctx context.Context, n *tenant) {
-	follow(ctx, n, "{.metadata.name} {.status.summary}", func(line string) {
+	follow(ctx, n, "fep", "{.metadata.name} {.status.summary}", func(line string) {
 		name, summary, _ := strings.Cut(line, " ")
 		w.mu.Lock()
 		defer w.mu.Unlock()
@@ -163,9 +163,9 @@ func (w *fleetWatch) once(ctx context.Context, n *tenant) {
 	})
 }
 
-// follow lists and watches all Endpoints of a namespace with kubectl until the API server hangs up, and calls f with what columns make of each.
-func follow(ctx context.Context, n *tenant, columns string, f func(line string)) {
-	cmd := exec.CommandContext(ctx, n.sys.api.KubectlPath, "--kubeconfig", n.Kubeconfig, "get", "fep", "--watch", "-o", "jsonpath="+columns+`{"\n"}`)
+// follow lists and watches all objects of a kind in a namespace with kubectl until the API server hangs up, and calls f with what columns make of each.
+func follow(ctx context.Context, n *tenant, resource, columns string, f func(line string)) {
+	cmd := exec.CommandContext(ctx, n.sys.api.KubectlPath, "--kubeconfig", n.Kubeconfig, "get", resource, "--watch", "-o", "jsonpath="+columns+`{"\n"}`)
 	out, err := cmd.StdoutPipe()
 	if err != nil || cmd.Start() != nil {
 		return

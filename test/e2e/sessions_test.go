@@ -322,7 +322,7 @@ func watchSessions(t testing.TB, n *tenant) *sessionWatch {
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		const c = ".status.connection."
-		follow(ctx, n, "{.metadata.name},{"+c+"channel},{"+c+"gateway},{"+c+"epoch},{"+c+"sessionNumber},{.status.summary}", func(line string) {
+		follow(ctx, n, "fep", "{.metadata.name},{"+c+"channel},{"+c+"gateway},{"+c+"epoch},{"+c+"sessionNumber},{.status.summary}", func(line string) {
 			f := strings.Split(line, ",")
 			if len(f) != 6 || f[1] == "" {
 				return
