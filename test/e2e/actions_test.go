@@ -10,8 +10,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/fluxcd/cli-utils/pkg/kstatus/status"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
 	"github.com/rollcall-dev/rollcall/api/v1alpha1"
 	"github.com/rollcall-dev/rollcall/test/harness"
+	"github.com/rollcall-dev/rollcall/test/health"
 )
 
 const (
@@ -53,7 +57,22 @@ func (n *tenant) endsAs(t testing.TB, name string, phase v1alpha1.ActionPhase, r
 		t.Errorf("%s ended %s, %s (%s), want %s, %s", name, a.Status.Phase, got, a.Status.Message, phase, reason)
 	}
 	t.Logf("\n%s", n.Kubectl(t, "get", "epa", name))
+	n.judgedAlike(t, name)
 	return a
+}
+
+// judgedAlike asks kstatus, Flux and Argo CD.
+func (n *tenant) judgedAlike(t testing.TB, name string) {
+	t.Helper()
+	o := &unstructured.Unstructured{}
+	if err := o.UnmarshalJSON([]byte(n.Kubectl(t, "get", "epa", name, "-o", "json"))); err != nil {
+		t.Fatal(err)
+	}
+	v, err := health.Of(t.Context(), harness.Root(), o)
+	if err != nil || !v.Agree() || v.KStatus == status.InProgressStatus {
+		t.Errorf("of %s it is said %+v, %v", name, v, err)
+	}
+	t.Logf("kstatus, Flux and Argo CD: %s", v.KStatus)
 }
 
 // reasonOf is that of the condition that tells how an action stands.
