@@ -16,6 +16,9 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/go-logr/logr"
+	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
+
 	"github.com/rollcall-dev/rollcall/test/bench/rig"
 	"github.com/rollcall-dev/rollcall/test/bench/table"
 )
@@ -75,6 +78,7 @@ func parse(args []string) (*options, error) {
 
 // run measures the rows that are asked for. A row that fails does not keep the others from being measured.
 func run(ctx context.Context, out io.Writer, o *options) error {
+	ctrllog.SetLogger(logr.Discard()) // or its clients complain that nobody has
 	b, err := newBench(ctx, out, o)
 	if err != nil {
 		return err
@@ -98,6 +102,9 @@ func run(ctx context.Context, out io.Writer, o *options) error {
 		if err != nil {
 			failed = append(failed, fmt.Errorf("%s: %w", m.key, err))
 			b.say("%s failed: %v", m.key, err)
+		}
+		for _, r := range made {
+			b.say("%s: %s", m.key, r)
 		}
 		rows = append(rows, made...)
 	}

@@ -85,6 +85,21 @@ func (r Row) cells() []string {
 	return []string{r.Name, r.Value, beside, ratio, r.Goal.String(), r.Goal.Verdict()}
 }
 
+// String is a row in a line, as soon as it was measured.
+func (r Row) String() string {
+	line := r.Name + ": " + r.Value
+	if r.Beside != "" {
+		line += ", beside it " + r.Beside
+	}
+	if r.Ratio != 0 {
+		line += fmt.Sprintf(", ratio %.2f", r.Ratio)
+	}
+	if r.Goal.set {
+		line += fmt.Sprintf(" (goal %s: %s)", r.Goal, r.Goal.Verdict())
+	}
+	return line
+}
+
 var titles = []string{"row", "value", "beside it", "ratio", "goal", ""}
 
 // Text is the table for a terminal, its notes below.
