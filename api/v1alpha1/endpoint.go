@@ -156,6 +156,11 @@ type ProxyURL string
 // its instance ID. Setting it needs the verb lifecycle.
 const AnnotationAcceptInstance = "rollcall.dev/accept-instance"
 
+// AnnotationEnrolling marks an Endpoint that an unfinished enrolment has
+// created, with the identity that it will get. It tells the Endpoint from one
+// that a person declares under the same name at that moment.
+const AnnotationEnrolling = "rollcall.dev/enrolling"
+
 // EndpointList is a list of them.
 // +kubebuilder:object:root=true
 type EndpointList struct {
