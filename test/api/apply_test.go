@@ -28,19 +28,36 @@ func TestApplyingTheSamplesAgainChangesNothing(t *testing.T) {
 	noDifference(t, func(args ...string) (string, error) { return author.Try(t, "", args...) }, "diff", "-k", config("samples"))
 
 	author = api.Person(t, api.Namespace(t))
-	revisions := []string{"get", "fep,epp,ept", "-o", `jsonpath={range .items[*]}{.kind}/{.metadata.name} {.metadata.resourceVersion}{"\n"}{end}`}
+	revisions := []string{"get", "fep,epa,epp,ept", "-o", `jsonpath={range .items[*]}{.kind}/{.metadata.name} {.metadata.resourceVersion}{"\n"}{end}`}
 	author.Kubectl(t, "apply", "--server-side", "-k", config("samples"))
 	// The manager's first look stores the status; until then it is a default, which any write stores and so counts as a change.
-	for short, name := range map[string]string{"fep": "lobby-kiosk", "epp": "servers", "ept": "laptops"} {
-		writeStatus(t, short, author.Namespace, name, map[string]any{"observedGeneration": int64(1)})
+	samples := map[string][]string{
+		"fep": {"lobby-kiosk"}, "epa": {"hello-servers", "stop-miner-on-lobby-kiosk"}, "epp": {"default", "servers"}, "ept": {"laptops"},
 	}
-	writeStatus(t, "epp", author.Namespace, "default", map[string]any{"observedGeneration": int64(1)})
+	for short, names := range samples {
+		for _, name := range names {
+			writeStatus(t, short, author.Namespace, name, map[string]any{"observedGeneration": int64(1)})
+		}
+	}
 	before := author.Kubectl(t, revisions...)
 	author.Kubectl(t, "apply", "--server-side", "-k", config("samples"))
-	if after := author.Kubectl(t, revisions...); after != before || strings.Count(before, "\n") != 4 {
+	if after := author.Kubectl(t, revisions...); after != before || strings.Count(before, "\n") != 6 {
 		t.Errorf("before the second server-side apply:\n%s\nafter it:\n%s", before, after)
 	}
 	noDifference(t, func(args ...string) (string, error) { return author.Try(t, "", args...) }, "diff", "--server-side", "-k", config("samples"))
+}
+
+// What is made again and again is created, and each time it is another object.
+func TestCreatingTheSampleThatHasNoNameTwice(t *testing.T) {
+	api := harness.Cluster(t)
+	author := api.Person(t, api.Namespace(t))
+	const file = "action_perform_heartbeat.yaml"
+	for range 2 {
+		author.Kubectl(t, "create", "-f", filepath.Join(config("samples"), file))
+	}
+	if got := strings.Fields(author.Kubectl(t, "get", "epa", "-o", "name")); len(got) != 2 || !strings.HasPrefix(got[0], "endpointaction.rollcall.dev/hello-") {
+		t.Errorf("kubectl create -f %s, twice, made %s", file, got)
+	}
 }
 
 func allUnchanged(t *testing.T, printed string) {

@@ -10,12 +10,15 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
+
+	"github.com/rollcall-dev/rollcall/test/harness"
 )
 
 // bigFields are managedFields that a client brings along: the API server keeps them as they are.
@@ -181,5 +184,28 @@ func TestWhatTheGatewayMayKeepAsALease(t *testing.T) {
 		_, err = leases.Update(t.Context(), leader, metav1.UpdateOptions{DryRun: dryRun})
 		refused(t, err, names)
 		refused(t, leases.Delete(t.Context(), "rollcall-manager", metav1.DeleteOptions{DryRun: dryRun}), names)
+	})
+}
+
+// The API server's own look at our expressions: a field that the schema does not have, or has by another type, is a mistake in one of them.
+func TestExpressionsFitTheirKinds(t *testing.T) {
+	policies := admin(t).kube.AdmissionregistrationV1().ValidatingAdmissionPolicies()
+	harness.Eventually(t, 30*time.Second, func() error {
+		all, err := policies.List(t.Context(), metav1.ListOptions{LabelSelector: "app.kubernetes.io/name=rollcall"})
+		if err != nil {
+			return err
+		}
+		if len(all.Items) < 7 {
+			return fmt.Errorf("%d policies", len(all.Items))
+		}
+		for _, p := range all.Items {
+			if p.Status.TypeChecking == nil || p.Status.ObservedGeneration != p.Generation {
+				return fmt.Errorf("%s has not been looked at", p.Name)
+			}
+			for _, w := range p.Status.TypeChecking.ExpressionWarnings {
+				t.Errorf("%s, %s: %s", p.Name, w.FieldRef, w.Warning)
+			}
+		}
+		return nil
 	})
 }

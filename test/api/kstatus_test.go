@@ -2,6 +2,7 @@ package api_test
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 
 	"github.com/fluxcd/cli-utils/pkg/kstatus/status"
@@ -28,7 +29,7 @@ func conditions(generation int64, list ...[3]string) map[string]any {
 // Flux and `kubectl wait`-alikes judge by kstatus. Its own library looks at each phase of each kind, as the API server has it.
 func TestKstatus(t *testing.T) {
 	ns := harness.Cluster(t).Namespace(t)
-	author := person(t, ns, []string{"rollcall-admin", "rollcall-responder"})
+	author := person(t, ns, append(slices.Clone(authors), "rollcall-responder"))
 	type phase struct {
 		name   string
 		status map[string]any // nil: the manager has not looked yet
@@ -48,6 +49,17 @@ func TestKstatus(t *testing.T) {
 			{"failing", conditions(1, [3]string{"Online", "True", "HeartbeatsCome"}, [3]string{"Healthy", "False", "ClockSkewed"}), status.CurrentStatus},
 			{"online, its policy comes with the next heartbeat", conditions(1, [3]string{"Online", "True", "HeartbeatsCome"}, [3]string{"InSync", "False", "PolicyPending"}), status.CurrentStatus},
 			{"waiting for a person", conditions(1, [3]string{"Stalled", "True", "IdentityConflict"}), status.FailedStatus},
+		},
+		"epa": {
+			fresh,
+			{"waiting", conditions(1, [3]string{"Reconciling", "True", "WaitingForHeartbeat"}), status.InProgressStatus},
+			{"sent", conditions(1, [3]string{"Reconciling", "True", "Sent"}), status.InProgressStatus},
+			{"succeeded", conditions(1, [3]string{"Complete", "True", "Done"}), status.CurrentStatus},
+			{"failed", conditions(1, [3]string{"Failed", "True", "NoSuchProcess"}, [3]string{"Stalled", "True", "NoSuchProcess"}), status.FailedStatus},
+			{"unknown", conditions(1, [3]string{"Failed", "True", "NoReport"}, [3]string{"Stalled", "True", "NoReport"}), status.FailedStatus},
+			{"expired", conditions(1, [3]string{"Failed", "True", "DeadlineExceeded"}, [3]string{"Stalled", "True", "DeadlineExceeded"}), status.FailedStatus},
+			{"unsupported", conditions(1, [3]string{"Failed", "True", "AgentTooOld"}, [3]string{"Stalled", "True", "AgentTooOld"}), status.FailedStatus},
+			{"cancelled, as somebody asked: an older isolation in Git stays green", conditions(1, [3]string{"Failed", "True", "Superseded"}), status.CurrentStatus},
 		},
 		"epp": {
 			fresh,
@@ -91,9 +103,9 @@ func TestKstatus(t *testing.T) {
 // Between a change in Git and the manager's next look, the old conditions must not pass for the new state's.
 func TestKstatusWaitsAfterAChange(t *testing.T) {
 	ns := harness.Cluster(t).Namespace(t)
-	author := person(t, ns, []string{"rollcall-admin"})
+	author := person(t, ns, authors)
 	for short, change := range map[string]string{
-		"fep": `spec: {displayName: other}`, "epp": `spec: {priority: 7}`, "ept": `spec: {expiresAfterHours: 1}`,
+		"fep": `spec: {displayName: other}`, "epa": `spec: {type: PerformHeartbeat, endpointName: devbox, cancel: true}`, "epp": `spec: {priority: 7}`, "ept": `spec: {expiresAfterHours: 1}`,
 	} {
 		if _, err := author.of(short, ns).Create(t.Context(), object(t, short, "changed", specs[short]), metav1.CreateOptions{}); err != nil {
 			t.Fatal(err)

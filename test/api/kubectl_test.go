@@ -37,6 +37,7 @@ func TestExplain(t *testing.T) {
 	api := harness.Cluster(t)
 	for _, path := range []string{
 		"fep", "fep.spec", "fep.spec.lifecycle", "fep.status", "fep.status.connection",
+		"epa", "epa.spec", "epa.spec.terminateProcess", "epa.status", "epa.status.delivery", "epa.status.result",
 		"epp", "epp.spec", "epp.spec.heartbeat", "epp.status",
 		"ept", "ept.spec", "ept.status",
 	} {
@@ -68,9 +69,26 @@ func TestColumns(t *testing.T) {
 		golden(t, filepath.Join("columns", short+".txt"), masked(author.Kubectl(t, "get", short)))
 		golden(t, filepath.Join("columns", short+"-wide.txt"), masked(author.Kubectl(t, "get", short, "-o", "wide")))
 	}
-	if got := strings.Fields(author.Kubectl(t, "get", "rollcall", "-o", "name")); len(got) != 4 {
-		t.Errorf("kubectl get rollcall: %v; want the four samples", got)
+	if got := strings.Fields(author.Kubectl(t, "get", "rollcall", "-o", "name")); len(got) != 6 {
+		t.Errorf("kubectl get rollcall: %v; want the six samples", got)
 	}
+}
+
+var serviceAccounts = regexp.MustCompile(`system:serviceaccount:\S+`)
+
+// One action that waits and one that has ended, with the name of who asked for it.
+func TestColumnsOfActions(t *testing.T) {
+	api := harness.Cluster(t)
+	author := api.Person(t, api.Namespace(t))
+	for name, status := range map[string]map[string]any{
+		"hello": {"phase": "Pending", "message": "waits for the next heartbeat of devbox, due by 12:06:31Z"}, "stop-sleep": fullStatus(t, "epa"),
+	} {
+		author.Apply(t, "apiVersion: rollcall.dev/v1alpha1\nkind: EndpointAction\nmetadata: {name: "+name+", annotations: {rollcall.dev/requested-by: \""+author.User()+
+			"\"}}\nspec: {type: TerminateProcess, endpointName: devbox, terminateProcess: {executable: /usr/bin/sleep}}\n")
+		writeStatus(t, "epa", author.Namespace, name, status)
+	}
+	golden(t, "columns/epa.txt", masked(author.Kubectl(t, "get", "epa")))
+	golden(t, "columns/epa-wide.txt", serviceAccounts.ReplaceAllString(masked(author.Kubectl(t, "get", "epa", "-o", "wide")), "<who>"))
 }
 
 // People look for endpoints by these fields; an absent one selects as the empty string.
@@ -95,6 +113,34 @@ func TestFieldSelectors(t *testing.T) {
 		got := strings.TrimSpace(author.Kubectl(t, "get", "fep", "--field-selector", tc.selector, "-o", "name"))
 		if want := "endpoint.rollcall.dev/" + tc.want; got != want {
 			t.Errorf("--field-selector %s: %q, want %q", tc.selector, got, want)
+		}
+	}
+}
+
+// Gateways watch the actions that are open, by the same fields.
+func TestFieldSelectorsOfActions(t *testing.T) {
+	api := harness.Cluster(t)
+	author := api.Person(t, api.Namespace(t))
+	for name, spec := range map[string]string{
+		"open": "{type: PerformHeartbeat, endpointName: devbox}", "ended": "{type: RetrieveSupportFile, endpointName: kiosk}",
+		"many": "{type: PerformHeartbeat, selector: {matchLabels: {device: laptop}}}",
+	} {
+		author.Apply(t, "apiVersion: rollcall.dev/v1alpha1\nkind: EndpointAction\nmetadata: {name: "+name+"}\nspec: "+spec+"\n")
+	}
+	writeStatus(t, "epa", author.Namespace, "ended", fullStatus(t, "epa"))
+	for _, tc := range []struct{ selector, want string }{
+		{"spec.type=PerformHeartbeat", "many open"},
+		{"spec.endpointName=devbox", "open"},
+		{"spec.endpointName=", "many"},
+		{"status.phase=Pending", "many open"}, // from the first read on
+		{"status.phase=Succeeded", "ended"},
+		{"status.finishTime=", "many open"},
+		{"status.finishTime!=", "ended"},
+		{"status.finishTime=,spec.endpointName!=", "open"},
+	} {
+		got := strings.Join(strings.Fields(author.Kubectl(t, "get", "epa", "--field-selector", tc.selector, "-o", "jsonpath={.items[*].metadata.name}")), " ")
+		if got != tc.want {
+			t.Errorf("--field-selector %s: %q, want %q", tc.selector, got, tc.want)
 		}
 	}
 }

@@ -26,11 +26,12 @@ const system = "rollcall-system"
 // resources are our kinds, by their short names.
 var resources = map[string]schema.GroupVersionResource{
 	"fep": {Group: "rollcall.dev", Version: "v1alpha1", Resource: "endpoints"},
+	"epa": {Group: "rollcall.dev", Version: "v1alpha1", Resource: "endpointactions"},
 	"epp": {Group: "rollcall.dev", Version: "v1alpha1", Resource: "endpointpolicies"},
 	"ept": {Group: "rollcall.dev", Version: "v1alpha1", Resource: "enrollmenttokens"},
 }
 
-var kinds = map[string]string{"fep": "Endpoint", "epp": "EndpointPolicy", "ept": "EnrollmentToken"}
+var kinds = map[string]string{"fep": "Endpoint", "epa": "EndpointAction", "epp": "EndpointPolicy", "ept": "EnrollmentToken"}
 
 // object makes an object of ours; body is the YAML of what it has besides its type and name.
 func object(t *testing.T, short, name, body string) *unstructured.Unstructured {
@@ -143,5 +144,8 @@ func person(t *testing.T, namespace string, clusterRoles []string, rules ...rbac
 func endpointVerbs(verbs ...string) rbacv1.PolicyRule {
 	return rbacv1.PolicyRule{APIGroups: []string{"rollcall.dev"}, Resources: []string{"endpoints"}, Verbs: verbs}
 }
+
+// acts let somebody create actions; of which types is another matter.
+var acts = rbacv1.PolicyRule{APIGroups: []string{"rollcall.dev"}, Resources: []string{"endpointactions"}, Verbs: []string{"create", "get", "update", "patch", "delete"}}
 
 var dryRun = []string{metav1.DryRunAll}

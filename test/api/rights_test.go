@@ -14,28 +14,36 @@ import (
 	"github.com/rollcall-dev/rollcall/test/harness"
 )
 
-// everyVerb is every verb of the API, of the authorizers, and of ours.
-var everyVerb = []string{
-	"get", "list", "watch", "create", "update", "patch", "delete", "deletecollection",
-	"bind", "escalate", "impersonate", "approve", "sign", "attest", "use", "*",
-	"admit", "delegate", "lifecycle", "isolate", "release", "proxy",
-}
+// everyVerb is every verb of the API and of the authorizers, ourVerbs are those that our policies ask for on our kinds.
+var (
+	everyVerb = []string{
+		"get", "list", "watch", "create", "update", "patch", "delete", "deletecollection",
+		"bind", "escalate", "impersonate", "approve", "sign", "attest", "use", "*",
+	}
+	ourVerbs = []string{
+		"admit", "delegate", "lifecycle", "isolate", "release", "proxy",
+		"heartbeat", "terminate", "quarantine", "restore", "terminal", "retrieve", "retrieve-events", "support",
+	}
+)
 
 // The rights of the two accounts, as lines of verb, resource.group and name. They are written out here once more: a right that is added to a
 // role has to be added here too, by somebody who has thought about it.
 var (
 	gatewayClusterRights = lines(`
-		get,list,watch        endpoints.rollcall.dev endpointpolicies.rollcall.dev enrollmenttokens.rollcall.dev
+		get,list,watch        endpoints.rollcall.dev endpointactions.rollcall.dev endpointpolicies.rollcall.dev enrollmenttokens.rollcall.dev
 		patch                 endpoints/status.rollcall.dev
+		update                endpointactions/status.rollcall.dev
 		create,get,list,watch certificatesigningrequests.certificates.k8s.io`)
 	gatewaySystemRights = lines(`
 		get,list,watch           configmaps.:rollcall-trust configmaps.:rollcall-beacon
 		get,create,update,delete leases.coordination.k8s.io`)
 	managerClusterRights = lines(`
-		get,list,watch        endpoints.rollcall.dev endpointpolicies.rollcall.dev enrollmenttokens.rollcall.dev
+		get,list,watch        endpoints.rollcall.dev endpointactions.rollcall.dev endpointpolicies.rollcall.dev enrollmenttokens.rollcall.dev
 		create,patch          endpoints.rollcall.dev
-		patch,update          endpoints/status.rollcall.dev endpointpolicies/status.rollcall.dev enrollmenttokens/status.rollcall.dev
-		admit,delegate        endpoints.rollcall.dev
+		create,delete         endpointactions.rollcall.dev
+		patch,update          endpoints/status.rollcall.dev endpointactions/status.rollcall.dev endpointpolicies/status.rollcall.dev enrollmenttokens/status.rollcall.dev
+		update                endpoints/finalizers.rollcall.dev endpointactions/finalizers.rollcall.dev
+		admit,delegate        endpoints.rollcall.dev endpointactions.rollcall.dev
 		get,list,watch,delete certificatesigningrequests.certificates.k8s.io
 		update                certificatesigningrequests/approval.certificates.k8s.io certificatesigningrequests/status.certificates.k8s.io
 		approve,sign          signers.certificates.k8s.io:rollcall.dev/agent signers.certificates.k8s.io:rollcall.dev/gateway
@@ -215,9 +223,13 @@ func everyQuestion(t *testing.T, namespaces []string) []authorizationv1.Resource
 	var questions []authorizationv1.ResourceAttributes
 	for _, r := range slices.Compact(resources) {
 		resource, subresource, _ := strings.Cut(r.Resource, "/")
+		verbs := everyVerb
+		if r.Group == "rollcall.dev" || r.Group == "*" {
+			verbs = slices.Concat(everyVerb, ourVerbs)
+		}
 		for _, namespace := range namespaces {
 			for _, name := range append([]string{""}, names[r]...) {
-				for _, verb := range everyVerb {
+				for _, verb := range verbs {
 					questions = append(questions, authorizationv1.ResourceAttributes{
 						Group: r.Group, Resource: resource, Subresource: subresource, Namespace: namespace, Name: name, Verb: verb,
 					})

@@ -31,21 +31,26 @@ func TestRolesForPeople(t *testing.T) {
 	api := harness.Cluster(t)
 	ns := api.Namespace(t)
 	const read = "get list watch"
-	view := map[string]string{"endpoints": read, "endpointpolicies": read, "enrollmenttokens": read}
+	view := map[string]string{"endpoints": read, "endpointactions": read, "endpointpolicies": read, "enrollmenttokens": read}
+	const write, act = "create update patch delete", read + " create update patch delete"
+	edit := map[string]string{"endpoints": read + " heartbeat", "endpointactions": act, "endpointpolicies": read, "enrollmenttokens": read}
 	all := read + " create update patch delete deletecollection"
-	admins := map[string]string{"endpoints": read + " create update patch delete lifecycle isolate release", "endpointpolicies": all, "enrollmenttokens": all}
+	const own = write + " lifecycle isolate release"
+	admins := map[string]string{"endpoints": read + " " + own, "endpointactions": read, "endpointpolicies": all, "enrollmenttokens": all}
+	everything := map[string]string{"endpoints": read + " " + own + " heartbeat", "endpointactions": act, "endpointpolicies": all, "enrollmenttokens": all}
 	for _, tc := range []struct {
 		roles []string
 		may   map[string]string
 	}{
 		{nil, nil},
 		{[]string{"rollcall-view"}, view},
-		{[]string{"rollcall-admin"}, map[string]string{"endpoints": "create update patch delete lifecycle isolate release", "endpointpolicies": all, "enrollmenttokens": all}},
+		{[]string{"rollcall-edit"}, map[string]string{"endpoints": "heartbeat", "endpointactions": write}},
+		{[]string{"rollcall-admin"}, map[string]string{"endpoints": own, "endpointpolicies": all, "enrollmenttokens": all}},
 		{[]string{"rollcall-view", "rollcall-admin"}, admins},
-		{[]string{"rollcall-responder"}, map[string]string{"endpoints": "isolate release proxy"}},
+		{[]string{"rollcall-responder"}, map[string]string{"endpoints": "isolate release quarantine restore terminate proxy retrieve retrieve-events support heartbeat"}},
 		{[]string{"view"}, view},
-		{[]string{"edit"}, view},
-		{[]string{"admin"}, admins},
+		{[]string{"edit"}, edit},
+		{[]string{"admin"}, everything},
 	} {
 		t.Run(strings.Join(tc.roles, " and "), func(t *testing.T) {
 			who := person(t, ns, tc.roles)
@@ -76,10 +81,10 @@ func (d *difference) Error() string { return "(-want +got):\n" + d.diff }
 func allowedOnOurs(t *testing.T, who account, ns string) map[string]string {
 	t.Helper()
 	got := map[string]string{}
-	for _, resource := range []string{"endpoints", "endpointpolicies", "enrollmenttokens"} {
+	for _, resource := range []string{"endpoints", "endpointactions", "endpointpolicies", "enrollmenttokens"} {
 		for _, subresource := range []string{"", "status", "finalizers"} {
 			var verbs []string
-			for _, verb := range everyVerb {
+			for _, verb := range slices.Concat(everyVerb, ourVerbs) {
 				if who.may(t, authorizationv1.ResourceAttributes{Group: "rollcall.dev", Resource: resource, Subresource: subresource, Verb: verb, Namespace: ns}) {
 					verbs = append(verbs, verb)
 				}
@@ -104,7 +109,7 @@ func TestAnAdministratorGrantsNoMoreThanTheyHave(t *testing.T) {
 		}, metav1.CreateOptions{DryRun: dryRun})
 		return err
 	}
-	for _, role := range []string{"rollcall-view", "rollcall-admin"} {
+	for _, role := range []string{"rollcall-view", "rollcall-edit", "rollcall-admin"} {
 		harness.Eventually(t, 20*time.Second, func() error { return grant(role) })
 	}
 	for _, role := range []string{"rollcall-responder", "rollcall-manager", "rollcall-gateway"} {

@@ -43,7 +43,10 @@ const (
 	urlWords        = "must be http://host:port or https://host:port, without credentials"
 )
 
-var accepted = []struct{ short, name, body string }{
+// manifest is an object of ours; body is the YAML of what it has besides its type and name.
+type manifest struct{ short, name, body string }
+
+var accepted = slices.Concat(acceptedActions, []manifest{
 	{"fep", "bare", ``},
 	{"fep", strings.Repeat("a", 63), `spec: {}`},
 	{"fep", "full", `
@@ -96,7 +99,7 @@ spec:
 spec: {expiresAfterHours: 87600, maxUses: 1000000, replace: SameMachineOffline, approval: Manual, labels: ` + labels(16) + `}`},
 	{"ept", "one", `spec: {expiresAfterHours: 1, maxUses: 1, endpointName: lobby-kiosk, approval: Automatic}`},
 	{"ept", "never-replaces", `spec: {expiresAfterHours: 1, replace: Never, labels: {example.com/site: "", device: laptop}}`},
-}
+})
 
 func TestAccepted(t *testing.T) {
 	ns, client := harness.Cluster(t).Namespace(t), admin(t)
@@ -125,8 +128,11 @@ func asJSON(t *testing.T, value any) string {
 	return string(text)
 }
 
-// rejected has a row for every rule on a spec: what is declared, and what the person is told.
-var rejected = []struct{ short, name, body, want string }{
+// rejection is a manifest, and what the person who declares it is told.
+type rejection struct{ short, name, body, want string }
+
+// rejected has a row for every rule on a spec.
+var rejected = slices.Concat(rejectedSelectors("epp", ""), rejectedActions, []rejection{
 	{"fep", "a.b", ``, `metadata: Invalid value: the name must be a DNS label of at most 63 characters: every client prints it`},
 	{"fep", strings.Repeat("a", 64), ``, `metadata: Invalid value: the name must be a DNS label of at most 63 characters: every client prints it`},
 	{"fep", "x", `spec: {displayName: ` + strings.Repeat("a", 64) + `}`, `spec.displayName: Too long: may not be more than 63 bytes`},
@@ -143,48 +149,6 @@ var rejected = []struct{ short, name, body, want string }{
 	{"fep", "x", `spec: {proxy: {mode: Manual, url: "http://` + strings.Repeat("h", 253) + `:1"}}`, `spec.proxy.url: Too long: may not be more than 261 bytes`},
 
 	{"epp", "x", ``, `spec: Required value`},
-	{"epp", "x", `spec: {selector: {matchLabels: ` + labels(17) + `}}`, `spec.selector.matchLabels: Too many: 17: must have at most 16 items`},
-	{"epp", "x", `spec: {selector: {matchLabels: {"a b": c}}}`, `spec.selector.matchLabels: Invalid value: each key must be a label key such as device or example.com/site`},
-	{"epp", "x", `spec: {selector: {matchLabels: {a: "b c"}}}`, `spec.selector.matchLabels[a]: Invalid value: "b c": ` + labelValueWords},
-	{"epp", "x", `spec: {selector: {matchLabels: {a: ` + strings.Repeat("b", 64) + `}}}`, `spec.selector.matchLabels.a: Too long: may not be more than 63 bytes`},
-	{
-		"epp", "x", `spec: {selector: {matchExpressions: ` + list(17, func(int) string { return "{key: a, operator: Exists}" }) + `}}`,
-		`spec.selector.matchExpressions: Too many: 17: must have at most 16 items`,
-	},
-	{"epp", "x", `spec: {selector: {matchExpressions: [{operator: Exists}]}}`, `spec.selector.matchExpressions[0].key: Required value`},
-	{"epp", "x", `spec: {selector: {matchExpressions: [{key: "", operator: Exists}]}}`, `spec.selector.matchExpressions[0].key: Invalid value: "": spec.selector.matchExpressions[0].key in body should be at least 1 chars long`},
-	{"epp", "x", `spec: {selector: {matchExpressions: [{key: "a b", operator: Exists}]}}`, `spec.selector.matchExpressions[0].key: Invalid value: "a b": ` + labelKeyWords},
-	{
-		"epp", "x", `spec: {selector: {matchExpressions: [{key: ` + strings.Repeat("a", 318) + `, operator: Exists}]}}`,
-		`spec.selector.matchExpressions[0].key: Too long: may not be more than 317 bytes`,
-	},
-	{"epp", "x", `spec: {selector: {matchExpressions: [{key: a}]}}`, `spec.selector.matchExpressions[0].operator: Required value`},
-	{
-		"epp", "x", `spec: {selector: {matchExpressions: [{key: a, operator: Gt, values: ["1"]}]}}`,
-		`spec.selector.matchExpressions[0].operator: Unsupported value: "Gt": supported values: "In", "NotIn", "Exists", "DoesNotExist"`,
-	},
-	{
-		"epp", "x", `spec: {selector: {matchExpressions: [{key: a, operator: In}]}}`,
-		`spec.selector.matchExpressions[0]: Invalid value: values goes with In and NotIn, and only with them`,
-	},
-	{
-		"epp", "x", `spec: {selector: {matchExpressions: [{key: a, operator: Exists, values: [b]}]}}`,
-		`spec.selector.matchExpressions[0]: Invalid value: values goes with In and NotIn, and only with them`,
-	},
-	{
-		"epp", "x", `spec: {selector: {matchExpressions: [{key: a, operator: In, values: []}]}}`,
-		`spec.selector.matchExpressions[0].values: Invalid value: 0: spec.selector.matchExpressions[0].values in body should have at least 1 items`,
-	},
-	{
-		"epp", "x", `spec: {selector: {matchExpressions: [{key: a, operator: In, values: ` + list(33, quoted("v")) + `}]}}`,
-		`spec.selector.matchExpressions[0].values: Too many: 33: must have at most 32 items`,
-	},
-	{"epp", "x", `spec: {selector: {matchExpressions: [{key: a, operator: In, values: [b, b]}]}}`, `spec.selector.matchExpressions[0].values[1]: Duplicate value: "b"`},
-	{"epp", "x", `spec: {selector: {matchExpressions: [{key: a, operator: In, values: ["-"]}]}}`, `spec.selector.matchExpressions[0].values[0]: Invalid value: "-": ` + labelValueWords},
-	{
-		"epp", "x", `spec: {selector: {matchExpressions: [{key: a, operator: In, values: [` + strings.Repeat("b", 64) + `]}]}}`,
-		`spec.selector.matchExpressions[0].values[0]: Too long: may not be more than 63 bytes`,
-	},
 	{"epp", "x", `spec: {priority: -1}`, `spec.priority: Invalid value: -1: spec.priority in body should be greater than or equal to 0`},
 	{"epp", "x", `spec: {priority: 1001}`, `spec.priority: Invalid value: 1001: spec.priority in body should be less than or equal to 1000`},
 	{"epp", "x", `spec: {heartbeat: {intervalSeconds: 0}}`, `spec.heartbeat.intervalSeconds: Invalid value: 0: spec.heartbeat.intervalSeconds in body should be greater than or equal to 1`},
@@ -277,6 +241,34 @@ var rejected = []struct{ short, name, body, want string }{
 	{"ept", "x", `spec: {expiresAfterHours: 1, labels: {"a b": c}}`, `spec.labels: Invalid value: each key must be a label key such as device or example.com/site`},
 	{"ept", "x", `spec: {expiresAfterHours: 1, labels: {a: "b c"}}`, `spec.labels[a]: Invalid value: "b c": ` + labelValueWords},
 	{"ept", "x", `spec: {expiresAfterHours: 1, labels: {a: ` + strings.Repeat("b", 64) + `}}`, `spec.labels.a: Too long: may not be more than 63 bytes`},
+})
+
+// rejectedSelectors are the rows of a kind whose spec has a selector; more is what its spec needs besides.
+func rejectedSelectors(short, more string) []rejection {
+	row := func(selector, want string) rejection {
+		return rejection{short, "x", `spec: {` + more + `selector: ` + selector + `}`, "spec.selector." + want}
+	}
+	const first = "matchExpressions[0]"
+	return []rejection{
+		row(`{matchLabels: `+labels(17)+`}`, `matchLabels: Too many: 17: must have at most 16 items`),
+		row(`{matchLabels: {"a b": c}}`, `matchLabels: Invalid value: each key must be a label key such as device or example.com/site`),
+		row(`{matchLabels: {a: "b c"}}`, `matchLabels[a]: Invalid value: "b c": `+labelValueWords),
+		row(`{matchLabels: {a: `+strings.Repeat("b", 64)+`}}`, `matchLabels.a: Too long: may not be more than 63 bytes`),
+		row(`{matchExpressions: `+list(17, func(int) string { return "{key: a, operator: Exists}" })+`}`, `matchExpressions: Too many: 17: must have at most 16 items`),
+		row(`{matchExpressions: [{operator: Exists}]}`, first+`.key: Required value`),
+		row(`{matchExpressions: [{key: "", operator: Exists}]}`, first+`.key: Invalid value: "": spec.selector.matchExpressions[0].key in body should be at least 1 chars long`),
+		row(`{matchExpressions: [{key: "a b", operator: Exists}]}`, first+`.key: Invalid value: "a b": `+labelKeyWords),
+		row(`{matchExpressions: [{key: `+strings.Repeat("a", 318)+`, operator: Exists}]}`, first+`.key: Too long: may not be more than 317 bytes`),
+		row(`{matchExpressions: [{key: a}]}`, first+`.operator: Required value`),
+		row(`{matchExpressions: [{key: a, operator: Gt, values: ["1"]}]}`, first+`.operator: Unsupported value: "Gt": supported values: "In", "NotIn", "Exists", "DoesNotExist"`),
+		row(`{matchExpressions: [{key: a, operator: In}]}`, first+`: Invalid value: values goes with In and NotIn, and only with them`),
+		row(`{matchExpressions: [{key: a, operator: Exists, values: [b]}]}`, first+`: Invalid value: values goes with In and NotIn, and only with them`),
+		row(`{matchExpressions: [{key: a, operator: In, values: []}]}`, first+`.values: Invalid value: 0: spec.selector.matchExpressions[0].values in body should have at least 1 items`),
+		row(`{matchExpressions: [{key: a, operator: In, values: `+list(33, quoted("v"))+`}]}`, first+`.values: Too many: 33: must have at most 32 items`),
+		row(`{matchExpressions: [{key: a, operator: In, values: [b, b]}]}`, first+`.values[1]: Duplicate value: "b"`),
+		row(`{matchExpressions: [{key: a, operator: In, values: ["-"]}]}`, first+`.values[0]: Invalid value: "-": `+labelValueWords),
+		row(`{matchExpressions: [{key: a, operator: In, values: [`+strings.Repeat("b", 64)+`]}]}`, first+`.values[0]: Too long: may not be more than 63 bytes`),
+	}
 }
 
 func TestRejected(t *testing.T) {
@@ -332,6 +324,8 @@ func TestEveryRuleOnASpecIsTried(t *testing.T) {
 // mapKey is how causes name a value of a map: by [key] or by .key, and all keys in the table are one letter.
 var mapKey = regexp.MustCompile(`\[[a-z]\]$|\.[a-z]$`)
 
+var literals = regexp.MustCompile(`'([^']*)'`)
+
 // rules are the words by which each rule on a field speaks.
 func rules(f field) []string {
 	var words []string
@@ -354,7 +348,13 @@ func rules(f field) []string {
 		add(part.Pattern != "", "should match")
 	}
 	for _, rule := range s.XValidations {
-		add(rule.Message != "" && !strings.Contains(rule.Rule, "oldSelf"), rule.Message)
+		says := rule.Message
+		for _, literal := range literals.FindAllStringSubmatch(rule.MessageExpression, -1) {
+			if len(literal[1]) > len(says) { // the words of it, and not a quotation mark
+				says = literal[1]
+			}
+		}
+		add(!strings.Contains(rule.Rule, "oldSelf"), says)
 	}
 	return words
 }
@@ -409,6 +409,10 @@ func TestKubectlSaysWhatIsWrong(t *testing.T) {
 		{
 			"apiVersion: rollcall.dev/v1alpha1\nkind: EndpointPolicy\nmetadata: {name: x}\nspec: {heartbeats: {}}\n",
 			`strict decoding error: unknown field "spec.heartbeats"`,
+		},
+		{
+			"apiVersion: rollcall.dev/v1alpha1\nkind: EndpointAction\nmetadata: {name: stop-it}\nspec: {type: TerminateProcess, endpointName: devbox, terminateProcess: {pid: 48113}}\n",
+			`The EndpointAction "stop-it" is invalid: spec.terminateProcess: Invalid value: pid and startTime go together: a PID alone may have been reused`,
 		},
 	} {
 		_, err := api.TryKubectl(t, tc.manifest, "-n", ns, "create", "-f", "-")

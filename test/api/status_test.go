@@ -14,7 +14,10 @@ import (
 )
 
 // specs are the least that each kind takes.
-var specs = map[string]string{"fep": "", "epp": "spec: {}", "ept": "spec: {expiresAfterHours: 72, maxUses: 50}"}
+var specs = map[string]string{"fep": "", "epa": "spec: {type: PerformHeartbeat, endpointName: devbox}", "epp": "spec: {}", "ept": "spec: {expiresAfterHours: 72, maxUses: 50}"}
+
+// authors may create an object of each kind.
+var authors = []string{"rollcall-admin", "rollcall-edit"}
 
 // fullStatus has every field that a status can have.
 func fullStatus(t *testing.T, short string) map[string]any {
@@ -63,7 +66,7 @@ func at(root map[string]any, path string) (parent any, key string, value any) {
 func TestEveryRuleOnAStatusRefuses(t *testing.T) {
 	api := harness.Cluster(t)
 	ns, writer := api.Namespace(t), manager(t)
-	author := person(t, ns, []string{"rollcall-admin"})
+	author := person(t, ns, authors)
 	for short := range kinds {
 		created, err := author.of(short, ns).Create(t.Context(), object(t, short, "full", specs[short]), metav1.CreateOptions{})
 		if err != nil {
@@ -139,7 +142,7 @@ func violations(f field) map[string]func(was any) any {
 
 func TestNothingIsListedTwiceInAStatus(t *testing.T) {
 	ns, writer := harness.Cluster(t).Namespace(t), manager(t)
-	author := person(t, ns, []string{"rollcall-admin"})
+	author := person(t, ns, authors)
 	for short := range kinds {
 		created, err := author.of(short, ns).Create(t.Context(), object(t, short, "full", specs[short]), metav1.CreateOptions{})
 		if err != nil {
