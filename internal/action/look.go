@@ -83,6 +83,8 @@ func (s *step) withdrawn(l Look) (reason, message string) {
 		return ReasonParentCancelled, fmt.Sprintf("cancelled before it was sent, with %s", l.Parent.Name)
 	case l.Parent != nil && tooManyFailed(&l.Parent.Spec, &l.Parent.Status):
 		return ReasonParentCancelled, fmt.Sprintf("not sent: too many of %s have failed", l.Parent.Name)
+	case l.Parent != nil && Ended(&l.Parent.Status): // it was made by a manager that had not seen that yet
+		return ReasonParentCancelled, fmt.Sprintf("not sent: %s has ended", l.Parent.Name)
 	case l.EndpointDeleted:
 		return ReasonEndpointDeleted, fmt.Sprintf("not sent: %s was deleted", name)
 	case ep == nil:

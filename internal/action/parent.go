@@ -62,7 +62,7 @@ func (s *step) fanOut(l ParentLook) Arrow {
 		s.end(l.Now, v1alpha1.ActionSucceeded, ReasonNoMatch, "no endpoint matches")
 		return "P4"
 	}
-	s.to.Phase, s.to.Children = v1alpha1.ActionRunning, count(l.Children, l.Matched)
+	s.to.Phase, s.to.Children = v1alpha1.ActionRunning, count(l.Children, max(l.Matched, len(l.Children)))
 	s.release(l.Children)
 	s.tell(l.Now, ReasonFanOut)
 	return "P1"
@@ -74,10 +74,11 @@ func (s *step) follow(l ParentLook) Arrow {
 	if len(l.Children) < int(was.Total) && !l.All {
 		return None
 	}
-	s.to.Children = count(l.Children, int(was.Total))
+	// A manager that had not seen yet that another leads may have made more of them: they are as good.
+	s.to.Children = count(l.Children, max(int(was.Total), len(l.Children)))
 	s.to.Children.Released = was.Released
 	switch {
-	case ended(s.to.Children) >= was.Total:
+	case ended(s.to.Children) == s.to.Children.Total:
 		return s.endParent(l.Now, s.to.Children)
 	case s.Spec.Cancel:
 		return s.keepDraining(l.Now, was, ReasonCancelRequested)
@@ -180,7 +181,7 @@ func tooManyFailed(spec *v1alpha1.EndpointActionSpec, status *v1alpha1.EndpointA
 // count counts the children of a total. Who is missing was deleted, which is to cancel it.
 func count(children []*v1alpha1.EndpointAction, total int) *v1alpha1.ActionChildren {
 	c := &v1alpha1.ActionChildren{Total: int32(total)} //nolint:gosec // no namespace holds more
-	c.Cancelled = max(0, c.Total-int32(len(children))) //nolint:gosec // likewise
+	c.Cancelled = c.Total - int32(len(children))       //nolint:gosec // likewise
 	named := map[v1alpha1.LocalName]bool{}
 	for _, child := range children {
 		switch status := &child.Status; {
