@@ -22,6 +22,9 @@ func (r *reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
 	now := r.Now()
+	if wait := enrolling(before, now); wait > 0 {
+		return ctrl.Result{RequeueAfter: wait}, nil
+	}
 	ep := before.DeepCopy()
 	obeyed, err := r.assign(ctx, ep, now)
 	if err != nil {
@@ -37,6 +40,18 @@ func (r *reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
 	return ctrl.Result{RequeueAfter: next}, nil
+}
+
+// maxEnrolling is how long an enrolment may take before its Endpoint is judged all the same: nobody may come for the certificate any more.
+const maxEnrolling = 30 * time.Second
+
+// enrolling is how long an Endpoint is left alone that an enrolment has just made: it is about to be written again, and a verdict that nobody
+// has asked for yet would only collide with that.
+func enrolling(ep *v1alpha1.Endpoint, now time.Time) time.Duration {
+	if _, is := ep.Annotations[v1alpha1.AnnotationEnrolling]; !is {
+		return 0
+	}
+	return ep.CreationTimestamp.Add(maxEnrolling).Sub(now)
 }
 
 // facts are all that an endpoint is judged by.

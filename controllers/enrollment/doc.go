@@ -26,9 +26,6 @@ import (
 const (
 	// ProofAnnotation of a CertificateSigningRequest holds the signed enrolment or renewal as DSSE JSON.
 	ProofAnnotation = "rollcall.dev/proof"
-	// claimAnnotation marks an Endpoint that an unfinished enrolment has created, with the identity that it will get. It tells the Endpoint
-	// from one that a person declares under the same name at that moment.
-	claimAnnotation = "rollcall.dev/enrolling"
 	// acceptAnnotation names the true one of two instances that use one identity.
 	acceptAnnotation = "rollcall.dev/accept-instance"
 	// restoreAnnotation makes Velero restore the status, and with it the identity.

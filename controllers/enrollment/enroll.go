@@ -209,7 +209,7 @@ func (r *CSRReconciler) rehearse(ctx context.Context, s *request, name string) e
 // newEndpoint is what an enrolment with the request's token creates.
 func (s *request) newEndpoint(name, identityID string) *v1alpha1.Endpoint {
 	ep := &v1alpha1.Endpoint{ObjectMeta: metav1.ObjectMeta{
-		Namespace: s.token.Namespace, Name: name, Annotations: map[string]string{restoreAnnotation: "true", claimAnnotation: identityID},
+		Namespace: s.token.Namespace, Name: name, Annotations: map[string]string{restoreAnnotation: "true", v1alpha1.AnnotationEnrolling: identityID},
 	}}
 	for key, value := range s.token.Spec.Labels {
 		metav1.SetMetaDataLabel(&ep.ObjectMeta, key, string(value))
@@ -276,10 +276,10 @@ func (r *CSRReconciler) bindIdentity(ctx context.Context, s *request) error {
 
 // settle takes the marks of an unfinished enrolment off an Endpoint that it created, and the managedFields, which cost more than the status.
 func (r *CSRReconciler) settle(ctx context.Context, s *request) error {
-	if s.endpoint.Annotations[claimAnnotation] == "" {
+	if s.endpoint.Annotations[v1alpha1.AnnotationEnrolling] == "" {
 		return nil
 	}
-	patch := fmt.Appendf(nil, `{"metadata":{"managedFields":[{}],"annotations":{%q:null}}}`, claimAnnotation)
+	patch := fmt.Appendf(nil, `{"metadata":{"managedFields":[{}],"annotations":{%q:null}}}`, v1alpha1.AnnotationEnrolling)
 	if err := r.Client.Patch(ctx, s.endpoint, client.RawPatch(types.MergePatchType, patch)); err != nil {
 		return fmt.Errorf("settle Endpoint %s: %w", fullName(s.endpoint), err)
 	}

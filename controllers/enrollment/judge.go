@@ -86,7 +86,7 @@ func take(ep *v1alpha1.Endpoint, t *v1alpha1.EnrollmentToken, a applicant) (taki
 		return own, nil
 	case named:
 		return mayBind, nil
-	case id == nil && a.identityID != "" && ep.Annotations[claimAnnotation] == a.identityID:
+	case id == nil && a.identityID != "" && ep.Annotations[v1alpha1.AnnotationEnrolling] == a.identityID:
 		return mayBind, nil
 	case id != nil && replaceable(ep, t, a.machineID):
 		return mayBind, nil

@@ -110,10 +110,10 @@ func TestTake(t *testing.T) {
 		{name: "nobody's", want: free},
 		{name: "declared by a person", ep: ep(func(*v1alpha1.Endpoint) {}), want: taken},
 		{name: "declared, and named by the token", ep: ep(func(*v1alpha1.Endpoint) {}), token: named, want: mayBind},
-		{name: "made by this claim", claim: "c1", want: mayBind, ep: ep(func(e *v1alpha1.Endpoint) { e.Annotations[claimAnnotation] = "c1" })},
-		{name: "made by another claim", claim: "c1", want: taken, ep: ep(func(e *v1alpha1.Endpoint) { e.Annotations[claimAnnotation] = "c2" })},
+		{name: "made by this claim", claim: "c1", want: mayBind, ep: ep(func(e *v1alpha1.Endpoint) { e.Annotations[v1alpha1.AnnotationEnrolling] = "c1" })},
+		{name: "made by another claim", claim: "c1", want: taken, ep: ep(func(e *v1alpha1.Endpoint) { e.Annotations[v1alpha1.AnnotationEnrolling] = "c2" })},
 		{name: "made by this claim and bound to another since", claim: "c1", want: taken, ep: ep(func(e *v1alpha1.Endpoint) {
-			e.Annotations[claimAnnotation], e.Status.Identity = "c1", id(other, "")
+			e.Annotations[v1alpha1.AnnotationEnrolling], e.Status.Identity = "c1", id(other, "")
 		})},
 		{name: "has my key", ep: ep(func(e *v1alpha1.Endpoint) { e.Status.Identity = id(mine, "") }), want: own},
 		{name: "has my key, blocked", denied: true, ep: ep(func(e *v1alpha1.Endpoint) {

@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/util/workqueue"
 	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
@@ -52,17 +53,50 @@ type TokenReconciler struct{ Options }
 // SetupWithManager registers the controller.
 func (r *TokenReconciler) SetupWithManager(mgr ctrl.Manager) error {
 	return ctrl.NewControllerManagedBy(mgr).Named("enrollmenttoken").
-		For(&v1alpha1.EnrollmentToken{}).
-		Watches(&v1alpha1.Endpoint{}, handler.EnqueueRequestsFromMapFunc(tokenOf), builder.WithPredicates(identityBound())).
+		For(&v1alpha1.EnrollmentToken{}, builder.WithPredicates(more())).
+		Watches(&v1alpha1.Endpoint{}, dropSoon(), builder.WithPredicates(identityBound())).
 		Complete(r)
 }
 
-func tokenOf(_ context.Context, o client.Object) []reconcile.Request {
-	ep, ok := o.(*v1alpha1.Endpoint)
-	if !ok || ep.Status.Identity == nil || ep.Status.Identity.TokenName == "" {
-		return nil
+const (
+	// claimPace is how long claims that are done may stay, so that many are dropped with one write. A write for each collides with the next claim.
+	claimPace = time.Second
+	// manyClaims are half of those that a token has room for: then they are dropped at once.
+	manyClaims = 25
+)
+
+// dropSoon has the claims of a token looked at in a while.
+func dropSoon() handler.EventHandler {
+	enqueue := func(o client.Object, q workqueue.TypedRateLimitingInterface[reconcile.Request]) {
+		if ep, ok := o.(*v1alpha1.Endpoint); ok && ep.Status.Identity != nil && ep.Status.Identity.TokenName != "" {
+			token := types.NamespacedName{Namespace: ep.Namespace, Name: string(ep.Status.Identity.TokenName)}
+			q.AddAfter(reconcile.Request{NamespacedName: token}, claimPace)
+		}
 	}
-	return []reconcile.Request{{NamespacedName: types.NamespacedName{Namespace: ep.Namespace, Name: string(ep.Status.Identity.TokenName)}}}
+	return handler.Funcs{
+		CreateFunc: func(_ context.Context, e event.CreateEvent, q workqueue.TypedRateLimitingInterface[reconcile.Request]) {
+			enqueue(e.Object, q)
+		},
+		UpdateFunc: func(_ context.Context, e event.UpdateEvent, q workqueue.TypedRateLimitingInterface[reconcile.Request]) {
+			enqueue(e.ObjectNew, q)
+		},
+	}
+}
+
+// more passes changes of a token that are more than one more claim, or one less.
+func more() predicate.Predicate {
+	return predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
+		before, ok := e.ObjectOld.DeepCopyObject().(*v1alpha1.EnrollmentToken)
+		after, ok2 := e.ObjectNew.DeepCopyObject().(*v1alpha1.EnrollmentToken)
+		if !ok || !ok2 || before.Generation != after.Generation || before.ResourceVersion == after.ResourceVersion || usedUp(before) != usedUp(after) ||
+			len(after.Status.Claims) >= manyClaims {
+			return true
+		}
+		for _, t := range []*v1alpha1.EnrollmentToken{before, after} {
+			t.Status.Claims, t.Status.Uses = nil, nil
+		}
+		return !equality.Semantic.DeepEqual(before.Status, after.Status) || !before.DeletionTimestamp.Equal(after.DeletionTimestamp)
+	}}
 }
 
 // identityBound passes Endpoints whose claim may be done.
