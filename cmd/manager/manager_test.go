@@ -18,8 +18,9 @@ func TestCheckKinds(t *testing.T) {
 		return metav1.APIResource{Name: strings.ToLower(kind), Kind: kind, StorageVersionHash: hash}
 	}
 	good := []metav1.APIResource{
-		resource("Endpoint", storageHash("Endpoint")), resource("EndpointPolicy", storageHash("EndpointPolicy")),
-		resource("EnrollmentToken", storageHash("EnrollmentToken")), resource("Endpoint", storageHash("Endpoint")),
+		resource("Endpoint", storageHash("Endpoint")), resource("EndpointAction", storageHash("EndpointAction")),
+		resource("EndpointPolicy", storageHash("EndpointPolicy")), resource("EnrollmentToken", storageHash("EnrollmentToken")),
+		resource("Endpoint", storageHash("Endpoint")),
 	}
 	for _, tc := range []struct {
 		name      string
@@ -28,8 +29,8 @@ func TestCheckKinds(t *testing.T) {
 	}{
 		{"as they should be", good, ""},
 		{"none", nil, "does not serve rollcall.dev/v1alpha1: apply the CRDs of this version"},
-		{"one is missing", good[:2], "does not serve EnrollmentToken of rollcall.dev/v1alpha1: apply the CRDs"},
-		{"one is stored in another version", append(good[1:3:3], resource("Endpoint", "AAAAAAAAAAA=")), "stores Endpoint in another version than v1alpha1: apply the CRDs"},
+		{"one is missing", good[:3], "does not serve EnrollmentToken of rollcall.dev/v1alpha1: apply the CRDs"},
+		{"one is stored in another version", append(good[1:4:4], resource("Endpoint", "AAAAAAAAAAA=")), "stores Endpoint in another version than v1alpha1: apply the CRDs"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

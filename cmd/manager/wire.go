@@ -9,6 +9,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/rollcall-dev/rollcall/controllers/action"
 	"github.com/rollcall-dev/rollcall/controllers/endpoint"
 	"github.com/rollcall-dev/rollcall/controllers/enrollment"
 	"github.com/rollcall-dev/rollcall/controllers/gateways"
@@ -35,6 +36,9 @@ func wire(ctx context.Context, mgr ctrl.Manager, o *options, fleet *keys.Fleet, 
 			return policy.Setup(mgr, policy.Options{FleetID: fleet.ID, Orders: fleet.Orders, CountInterval: o.countInterval})
 		},
 		func() error { return addEndpoints(mgr, o, fleet) },
+		func() error {
+			return action.Setup(ctx, mgr, action.Options{FleetID: fleet.ID, Orders: fleet.Orders, ChildRetention: o.childRetention})
+		},
 	} {
 		if err := add(); err != nil {
 			return fmt.Errorf("set up the manager: %w", err)

@@ -1,0 +1,176 @@
+package action
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/ptr"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller/priorityqueue"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+
+	"github.com/rollcall-dev/rollcall/api/v1alpha1"
+	decide "github.com/rollcall-dev/rollcall/internal/action"
+)
+
+// lead judges an open action with a selector: it makes the children, calls those whose turn it is, and counts.
+func (r *reconciler) lead(ctx context.Context, a *v1alpha1.EndpointAction, now time.Time) (next time.Time, err error) {
+	children, strays, err := r.children(ctx, a)
+	if err != nil {
+		return time.Time{}, err
+	}
+	if len(strays) > 0 { // of a deleted action of the same name
+		if err := r.sweep(ctx, strays); err != nil {
+			return time.Time{}, err
+		}
+		next = now.Add(nextSweep)
+	}
+	if a.Status.Children == nil && !a.Spec.Cancel {
+		var all bool
+		if children, all, err = r.fanOut(ctx, a, children); err != nil {
+			r.events.Eventf(a, nil, corev1.EventTypeWarning, "ChildrenMissing", "FanOut", "%v", err)
+			return time.Time{}, err
+		}
+		if !all {
+			return now.Add(retryNow), nil
+		}
+	}
+	r.turns.arrange(a.UID, children)
+	r.call(a, children)
+	status, row, err := decide.NextParent(a, decide.ParentLook{Now: now, Children: children, All: true, Matched: len(children)})
+	if err == nil && decide.Ended(status) {
+		if doubtful, err := r.doubtful(ctx, children, now); err != nil || doubtful {
+			return now.Add(gather), err
+		}
+	}
+	if err := r.write(ctx, a, status, row, err); err != nil {
+		return time.Time{}, err
+	}
+	return sooner(next, decide.Due(a, now)), nil
+}
+
+// doubtful tells whether the result of some child is not what its agent has signed, and the child does not say so yet: it has to, before an end
+// may rest on it.
+func (r *reconciler) doubtful(ctx context.Context, children []*v1alpha1.EndpointAction, now time.Time) (bool, error) {
+	for _, child := range children {
+		if doubt, err := r.doubt(ctx, child, now); err != nil || doubt != nil {
+			r.queue.Add(requestFor(child))
+			return true, err
+		}
+	}
+	return false, nil
+}
+
+// call has children judged whose turn it is, or whose parent wants no more of them. Those that have to wait say so when there is time.
+func (r *reconciler) call(a *v1alpha1.EndpointAction, children []*v1alpha1.EndpointAction) {
+	released := 0
+	if a.Status.Children != nil {
+		released = int(a.Status.Children.Released)
+	}
+	for turn, child := range children {
+		s := &child.Status
+		switch {
+		case decide.Ended(s):
+		case draining(a), turn < released && s.Admission == nil:
+			r.queue.Add(requestFor(child))
+		case len(s.Conditions) == 0:
+			r.queue.AddWithOpts(priorityqueue.AddOpts{Priority: ptr.To(handler.LowPriority)}, requestFor(child))
+		}
+	}
+}
+
+// draining tells whether an action with a selector wants no more of its children.
+func draining(a *v1alpha1.EndpointAction) bool {
+	waits := meta.FindStatusCondition(a.Status.Conditions, v1alpha1.ConditionReconciling)
+	return a.Spec.Cancel || waits != nil && waits.Reason == decide.ReasonTooManyFailures
+}
+
+// parent is the parent of a child, and the child's turn; nil for others. ok is false until the parent has given the child its turn.
+func (r *reconciler) parent(ctx context.Context, a *v1alpha1.EndpointAction) (parent *v1alpha1.EndpointAction, turn int, ok bool, err error) {
+	owner := parentOf(a)
+	if owner == nil {
+		return nil, 0, true, nil
+	}
+	parent = &v1alpha1.EndpointAction{}
+	err = r.client.Get(ctx, client.ObjectKey{Namespace: a.Namespace, Name: owner.Name}, parent, client.UnsafeDisableDeepCopy)
+	if err != nil || parent.UID != owner.UID { // it is about to be deleted with its parent
+		return nil, 0, false, client.IgnoreNotFound(err)
+	}
+	turn, ok = r.turns.of(parent.UID, a.Name)
+	return parent, turn, ok || decide.Ended(&parent.Status), nil
+}
+
+// children are those that an action with a selector has made, in the order of their names, and strays those of a deleted one of its name.
+// They are shared with the cache: not to be changed.
+func (r *reconciler) children(ctx context.Context, a *v1alpha1.EndpointAction) (children, strays []*v1alpha1.EndpointAction, err error) {
+	all, err := r.childrenOf(ctx, client.ObjectKeyFromObject(a))
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, child := range all {
+		if parentOf(child).UID == a.UID {
+			children = append(children, child)
+		} else {
+			strays = append(strays, child)
+		}
+	}
+	sortByName(children)
+	return children, strays, nil
+}
+
+func (r *reconciler) childrenOf(ctx context.Context, parent client.ObjectKey) ([]*v1alpha1.EndpointAction, error) {
+	var list v1alpha1.EndpointActionList
+	err := r.client.List(ctx, &list, client.InNamespace(parent.Namespace), client.MatchingFields{byParent: parent.Name}, client.UnsafeDisableDeepCopy)
+	if err != nil {
+		return nil, fmt.Errorf("list the children of EndpointAction %s: %w", parent, err)
+	}
+	all := make([]*v1alpha1.EndpointAction, len(list.Items))
+	for i := range list.Items {
+		all[i] = &list.Items[i]
+	}
+	return all, nil
+}
+
+func sortByName(actions []*v1alpha1.EndpointAction) {
+	slices.SortFunc(actions, func(a, b *v1alpha1.EndpointAction) int { return cmp.Compare(a.Name, b.Name) })
+}
+
+// turns are those of the children of actions with a selector, by the parent's UID and the child's name. Until a parent has been judged by this
+// process its children have none.
+type turns struct {
+	mu       sync.Mutex
+	byParent map[types.UID]map[string]int
+}
+
+func newTurns() *turns { return &turns{byParent: map[types.UID]map[string]int{}} }
+
+// arrange gives children their turns, in the order that they are in.
+func (t *turns) arrange(parent types.UID, children []*v1alpha1.EndpointAction) {
+	turns := make(map[string]int, len(children))
+	for turn, child := range children {
+		turns[child.Name] = turn
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.byParent[parent] = turns
+}
+
+func (t *turns) of(parent types.UID, child string) (turn int, ok bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	turn, ok = t.byParent[parent][child]
+	return turn, ok
+}
+
+func (t *turns) forget(parent types.UID) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.byParent, parent)
+}
