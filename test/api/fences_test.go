@@ -195,7 +195,7 @@ func TestExpressionsFitTheirKinds(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		if len(all.Items) < 7 {
+		if len(all.Items) < 8 {
 			return fmt.Errorf("%d policies", len(all.Items))
 		}
 		for _, p := range all.Items {

@@ -23,8 +23,8 @@ type asked struct {
 
 func (a asked) person() harness.Person { return a.api.Person(a.t, a.ns) }
 
-// action is one with annotations in YAML's flow style, made by kubectl create.
-func action(name, annotations string) string {
+// annotated is an action with annotations in YAML's flow style, made by kubectl create.
+func annotated(name, annotations string) string {
 	return "apiVersion: rollcall.dev/v1alpha1\nkind: EndpointAction\nmetadata: {name: " + name + ", annotations: {" + annotations + "}}\nspec: {type: PerformHeartbeat, endpointName: devbox}\n"
 }
 
@@ -98,7 +98,7 @@ func stamped(t *testing.T) string {
 func (a asked) withoutTheStamp() {
 	alice := a.person()
 	create := func(name, annotations string) (string, error) {
-		return alice.Try(a.t, action(name, annotations), "create", "-f", "-")
+		return alice.Try(a.t, annotated(name, annotations), "create", "-f", "-")
 	}
 	only := `the annotation rollcall.dev/requested-by may only name the caller, "` + alice.User() + `"`
 	const never = "the annotation rollcall.dev/requested-by never changes"
@@ -128,7 +128,7 @@ func (a asked) withTheStamp() {
 	alice, manager := a.person(), a.manager()
 	harness.Eventually(a.t, 20*time.Second, func() error { // until the API server knows the policy
 		alice.Kubectl(a.t, "delete", "epa", "stamped", "--ignore-not-found")
-		alice.Apply(a.t, action("stamped", ""))
+		alice.Apply(a.t, annotated("stamped", ""))
 		if got := a.by("stamped"); got != alice.User() {
 			return &difference{"requested by " + got}
 		}
@@ -136,7 +136,7 @@ func (a asked) withTheStamp() {
 	})
 
 	// What is typed does not count, and nothing that anybody does later changes it.
-	alice.Apply(a.t, action("typed", requestedBy("mallory")))
+	alice.Apply(a.t, annotated("typed", requestedBy("mallory")))
 	a.is("typed", alice.User())
 	bob := a.bob()
 	for _, change := range []func(){
@@ -145,7 +145,7 @@ func (a asked) withTheStamp() {
 		},
 		func() { alice.Kubectl(a.t, "annotate", "epa", "typed", "rollcall.dev/requested-by-") },
 		func() {
-			if _, err := alice.Try(a.t, action("typed", ""), "replace", "-f", "-"); err != nil {
+			if _, err := alice.Try(a.t, annotated("typed", ""), "replace", "-f", "-"); err != nil {
 				a.t.Error(err)
 			}
 		},
@@ -161,7 +161,7 @@ func (a asked) withTheStamp() {
 	// A tool that applies again and again, its author's or somebody else's, by either way, changes nothing and sees no difference.
 	for _, serverSide := range []string{"--server-side=false", "--server-side=true"} {
 		name := strings.ReplaceAll(serverSide[2:], "=", "-")
-		manifest := action(name, "")
+		manifest := annotated(name, "")
 		for i, apply := range []func(string, ...string) string{a.alice(alice), a.alice(alice), bob} {
 			was := a.revision(name)
 			apply(manifest, "apply", serverSide, "-f", "-")
