@@ -20,7 +20,9 @@ func TestPeopleMakeNoChildren(t *testing.T) {
 		t.Fatal(err)
 	}
 	owner := metav1.OwnerReference{APIVersion: parent.GetAPIVersion(), Kind: parent.GetKind(), Name: parent.GetName(), UID: parent.GetUID(), Controller: ptr.To(true)}
-	labelled := func(o *unstructured.Unstructured) { o.SetLabels(map[string]string{v1alpha1.LabelParent: string(parent.GetUID())}) }
+	labelled := func(o *unstructured.Unstructured) {
+		o.SetLabels(map[string]string{v1alpha1.LabelParent: string(parent.GetUID())})
+	}
 	owned := func(o *unstructured.Unstructured) { o.SetOwnerReferences([]metav1.OwnerReference{owner}) }
 	const labels = "the label rollcall.dev/parent is the manager's: it makes the children of an action with a selector"
 	const owners = "an object of rollcall.dev is made the owner of an action by the manager alone"
