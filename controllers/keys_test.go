@@ -197,10 +197,12 @@ func TestReplacedKeysArePublished(t *testing.T) {
 	old := beaconBy(t, c, before.Orders)
 	first.Stop(3 * time.Second)
 
-	restart := func(secret string) (*identity.Trust, []string) {
-		deleteNow(t, c, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: local.Namespace, Name: secret}})
+	restart := func(secret string, args ...string) (*identity.Trust, []string) {
+		if secret != "" {
+			deleteNow(t, c, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: local.Namespace, Name: secret}})
+		}
 		was, _ := published(t, c, token)
-		p := startManager(t)
+		p := startManager(t, args...)
 		defer p.Stop(3 * time.Second)
 		eventually(t, func() error {
 			if now, _ := published(t, c, token); now.Version == was.Version {
@@ -213,10 +215,10 @@ func TestReplacedKeysArePublished(t *testing.T) {
 		return now, names
 	}
 	after, names := restart("rollcall-order-key")
-	if after.Version != 2 || len(after.Orders) != 1 || cmp.Equal(after.Orders, before.Orders) {
-		t.Errorf("want bundle 2 with another order key alone, got bundle %d with %d keys", after.Version, len(after.Orders))
+	if after.Version != 2 || len(after.Orders) != 2 || !cmp.Equal(after.Orders[1], before.Orders[0]) {
+		t.Errorf("want bundle 2 with another order key before the old one, got bundle %d with %d keys", after.Version, len(after.Orders))
 	}
-	if b := beaconBy(t, c, after.Orders); b.GetTrustVersion() != 2 || !b.GetIssuedAt().AsTime().After(old.GetIssuedAt().AsTime()) {
+	if b := beaconBy(t, c, after.Orders[:1]); b.GetTrustVersion() != 2 || !b.GetIssuedAt().AsTime().After(old.GetIssuedAt().AsTime()) {
 		t.Errorf("after %v came the beacon %v", old, b)
 	}
 	if want := []string{"1.json", "2.json"}; !slices.Equal(names, want) {
@@ -228,6 +230,10 @@ func TestReplacedKeysArePublished(t *testing.T) {
 	}
 	if want := []string{"1.json", "3.json"}; !slices.Equal(names, want) {
 		t.Errorf("published are %v, want %v: the first, and the newest", names, want)
+	}
+	after, _ = restart("", "--order-key-overlap=1s") // it has leaked
+	if after.Version != 4 || len(after.Orders) != 1 || cmp.Equal(after.Orders, before.Orders) {
+		t.Errorf("want bundle 4 without the old order key, got bundle %d with %d", after.Version, len(after.Orders))
 	}
 }
 

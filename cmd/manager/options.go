@@ -22,12 +22,14 @@ type options struct {
 	retryPeriod                  time.Duration
 	healthListen, metricsListen  string
 	beaconInterval               time.Duration
+	orderKeyOverlap              time.Duration
 	certificateLifetime          time.Duration
 	renewalGrace, previousKey    time.Duration
 	servingLifetime              time.Duration
 	gatewayLease, gatewayGrace   time.Duration
 	csrRetention, countInterval  time.Duration
 	certificateExpiring          time.Duration
+	childRetention               time.Duration
 	tokenHour                    time.Duration
 	log                          flags.Log
 	reached                      func(point string) error
@@ -50,6 +52,7 @@ func parse(args []string) (*options, error) {
 	f.StringVar(&o.healthListen, "health-listen", ":8081", "address of /healthz and /readyz; empty: none")
 	f.StringVar(&o.metricsListen, "metrics-listen", ":8080", "address of /metrics; empty: none")
 	f.DurationVar(&o.beaconInterval, "beacon-interval", time.Minute, "how often agents are told the time, signed")
+	f.DurationVar(&o.orderKeyOverlap, "order-key-overlap", 7*24*time.Hour, "how long a replaced order key is still believed; of one that has leaked: 1s")
 	f.DurationVar(&o.certificateLifetime, "certificate-lifetime", 30*24*time.Hour, "of agents' certificates; they renew at two thirds")
 	f.DurationVar(&o.renewalGrace, "renewal-grace", 30*24*time.Hour, "how long an expired certificate still renews")
 	f.DurationVar(&o.previousKey, "previous-key-lifetime", 24*time.Hour, "how long the old key is accepted after a renewal")
@@ -59,6 +62,7 @@ func parse(args []string) (*options, error) {
 	f.DurationVar(&o.csrRetention, "csr-retention", 10*time.Second, "how long an answered certificate request is kept for the gateway to see")
 	f.DurationVar(&o.countInterval, "count-interval", time.Minute, "how often the endpoints of a policy are counted, at most")
 	f.DurationVar(&o.certificateExpiring, "certificate-expiring", 5*24*time.Hour, "an endpoint whose certificate ends sooner is unhealthy: it should have renewed")
+	f.DurationVar(&o.childRetention, "child-retention", 24*time.Hour, "how long children that succeeded are kept after their action with a selector has ended")
 	f.DurationVar(&o.tokenHour, "token-hour", time.Hour, "how long an hour of a token's expiresAfterHours is: another length is for tests")
 	o.log.Add(f)
 	addFaults(f, o)

@@ -102,6 +102,7 @@ func (p *Publisher) Start(ctx context.Context) error {
 		}
 		if taken = err == nil; taken {
 			err = p.beat(ctx)
+			taken = !p.overlapEnds(p.Store.now())
 		}
 		wait := p.Interval
 		if err != nil && ctx.Err() == nil {
@@ -126,6 +127,12 @@ func (p *Publisher) take(ctx context.Context) error {
 		return errKeysReplaced
 	}
 	return p.Store.Advance(ctx, p.Fleet)
+}
+
+// overlapEnds tells whether a replaced order key has been believed for long enough.
+func (p *Publisher) overlapEnds(now time.Time) bool {
+	trust := p.Fleet.Trust()
+	return len(trust.Orders) > 1 && !now.Before(trust.IssuedAt.Add(p.Store.Overlap))
 }
 
 func (p *Publisher) beat(ctx context.Context) error {

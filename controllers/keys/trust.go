@@ -25,6 +25,8 @@ const (
 	bundleSuffix = ".json"
 	// maxCAs of one kind in a bundle: the current one and those whose certificates may still be out there.
 	maxCAs = 4
+	// maxOrderKeys likewise: the current one and those that were replaced.
+	maxOrderKeys = 4
 )
 
 // ensureTrust publishes the first bundle of a new fleet, and opens what is published.
@@ -56,7 +58,7 @@ func (s Store) readTrust(ctx context.Context) (*corev1.ConfigMap, bool, error) {
 func (s Store) publishFirst(ctx context.Context, f *Fleet) (*corev1.ConfigMap, error) {
 	cm := &corev1.ConfigMap{Data: map[string]string{fleetIDKey: f.ID}}
 	cm.Namespace, cm.Name = s.Namespace, TrustConfigMap
-	if err := addBundle(cm, f, f.bundle(1, s.now(), nil)); err != nil {
+	if err := addBundle(cm, f, f.bundle(1, s.now(), nil, s.Overlap)); err != nil {
 		return nil, err
 	}
 	err := s.Client.Create(ctx, cm)
@@ -87,7 +89,7 @@ func (s Store) Advance(ctx context.Context, f *Fleet) error {
 	if err := envelope.Parse(chain[len(chain)-1].GetPayload(), newest); err != nil {
 		return err
 	}
-	next := f.bundle(newest.GetVersion()+1, later(s.now(), newest.GetIssuedAt()), newest)
+	next := f.bundle(newest.GetVersion()+1, later(s.now(), newest.GetIssuedAt()), newest, s.Overlap)
 	if sameTrust(newest, next) {
 		return nil
 	}
@@ -109,8 +111,8 @@ func (s Store) Advance(ctx context.Context, f *Fleet) error {
 }
 
 // bundle is what this fleet signs with now. Certificate authorities of the bundle before stay, so that what they issued keeps working;
-// so do its keys of other uses. An order key that was replaced does not: what it signed is signed again.
-func (f *Fleet) bundle(version uint64, issued time.Time, before *agentv1.TrustBundle) *agentv1.TrustBundle {
+// so do its keys of other uses. An order key that was replaced stays for the overlap: most of what it signed is signed again, but not what was sent.
+func (f *Fleet) bundle(version uint64, issued time.Time, before *agentv1.TrustBundle, overlap time.Duration) *agentv1.TrustBundle {
 	b := &agentv1.TrustBundle{
 		FleetId: f.ID, Version: version, IssuedAt: timestamppb.New(issued),
 		Keys: []*agentv1.TrustKey{
@@ -120,13 +122,25 @@ func (f *Fleet) bundle(version uint64, issued time.Time, before *agentv1.TrustBu
 		ServerCa: keepCAs(f.ServerCA, before.GetServerCa(), issued),
 		AgentCa:  keepCAs(f.AgentCA, before.GetAgentCa(), issued),
 	}
+	replacedNow := !hasKey(before, spki(f.Orders.Public()))
+	overlaps := replacedNow || issued.Before(before.GetIssuedAt().AsTime().Add(overlap))
+	orderKeys := 1
 	for _, k := range before.GetKeys() {
-		ours := slices.ContainsFunc(b.GetKeys(), func(o *agentv1.TrustKey) bool { return bytes.Equal(o.GetSpki(), k.GetSpki()) })
-		if !ours && !slices.Equal(k.GetUses(), []agentv1.KeyUse{agentv1.KeyUse_KEY_USE_ORDERS}) {
+		signsOrders := slices.Equal(k.GetUses(), []agentv1.KeyUse{agentv1.KeyUse_KEY_USE_ORDERS})
+		switch {
+		case hasKey(b, k.GetSpki()):
+		case !signsOrders:
+			b.Keys = append(b.Keys, k)
+		case overlaps && orderKeys < maxOrderKeys: // newest first
+			orderKeys++
 			b.Keys = append(b.Keys, k)
 		}
 	}
 	return b
+}
+
+func hasKey(b *agentv1.TrustBundle, spki []byte) bool {
+	return slices.ContainsFunc(b.GetKeys(), func(k *agentv1.TrustKey) bool { return bytes.Equal(k.GetSpki(), spki) })
 }
 
 func keepCAs(current *Authority, before [][]byte, now time.Time) [][]byte {
