@@ -125,7 +125,7 @@ func (s *step) hasTurn(l Look) bool {
 		return true
 	}
 	c := l.Parent.Status.Children
-	return c != nil && l.Turn < int(c.Released)
+	return c != nil && 0 <= l.Turn && l.Turn < int(c.Released)
 }
 
 // hold says why an action is not sent: row 3. The same again is no reason to write, and another one is for at most one write in a while.

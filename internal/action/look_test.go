@@ -602,6 +602,17 @@ func TestTurns(t *testing.T) {
 	gone.EndpointDeleted = true
 	take(t, second, gone, "5")
 
+	if s := take(t, childOf(parent, "devbox"), look(-1, devbox(), time.Minute), "3").Status; reasonFor(&s) != ReasonWaitingForTurn {
+		t.Errorf("without a place it waits for %s", reasonFor(&s))
+	}
+
+	over := parent.DeepCopy()
+	end(over, v1alpha1.ActionSucceeded, ReasonDone)
+	late := look(0, devbox(), time.Minute)
+	late.Parent = over
+	if s := take(t, childOf(parent, "devbox"), late, "5").Status; reasonFor(&s) != ReasonParentCancelled || !strings.Contains(s.Message, "stop-it has ended") {
+		t.Errorf("%s: %s", reasonFor(&s), s.Message)
+	}
 	parent.Spec.MaxFailures, parent.Status.Children.Failed = ptr.To[int32](0), 1
 	if s := take(t, first, look(0, devbox(), 2*time.Minute), "5").Status; reasonFor(&s) != ReasonParentCancelled || !strings.Contains(s.Message, "too many of stop-it have failed") {
 		t.Errorf("%s: %s", reasonFor(&s), s.Message)

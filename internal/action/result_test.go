@@ -1,6 +1,7 @@
 package action
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -138,7 +139,7 @@ func TestResultAfterARestore(t *testing.T) {
 	take(t, a, original, None)
 
 	t.Run("to before it was admitted", func(t *testing.T) {
-		if _, _, err := Next(newAction(terminate), original); err != ErrEarly { //nolint:errorlint // this one and no other
+		if _, _, err := Next(newAction(terminate), original); !errors.Is(err, ErrEarly) || !errors.Is(err, ErrUnfit) {
 			t.Errorf("%v, want %v: the agent has to say it again", err, ErrEarly)
 		}
 		again := take(t, newAction(terminate), lookAt(devbox(), 10*time.Second), "2")
