@@ -83,12 +83,13 @@ func (e *Engine) heartbeat(ctx context.Context) (time.Duration, error) {
 func (e *Engine) lessIf(refused wire.Name) {
 	if refused == wire.PayloadTooLarge || refused == wire.Malformed {
 		e.slim = true
+		e.reportsEnd(e.boot(), refused)
 	}
 }
 
 // accepted takes the answer to a heartbeat, and returns how long until the next.
 func (e *Engine) accepted(ctx context.Context, reply *agentv1.HeartbeatReply, received liveness.Reading, tags sections) time.Duration {
-	e.told, e.asked, e.trustAsked = tags, sections{}, false
+	e.reported, e.asked, e.trustAsked = tags, sections{}, false
 	e.gateway = reply.GetGateway()
 	e.acceptedAt = received.Boot
 	e.listen(ctx, heard{reply.GetBeacon(), reply.GetServerTime(), reply.GetOrders()}, received)
@@ -101,6 +102,9 @@ func (e *Engine) accepted(ctx context.Context, reply *agentv1.HeartbeatReply, re
 		}
 	}
 	e.Log.V(1).Info("heartbeat accepted", "gateway", e.gateway)
+	if e.reportsEnd(received.Boot, "") {
+		return 0
+	}
 	if (reply.GetMore() || e.news) && e.streak < maxStreak {
 		e.streak++
 		return 0
@@ -134,20 +138,22 @@ func (e *Engine) compose(ctx context.Context) (*agentv1.Heartbeat, sections) {
 		SentAt: timestamppb.New(r.Wall), TrustVersion: e.book.Trust.Version, AssignmentIssuedAt: asTimestamp(e.book.AssignedAt()),
 		PolicyId: e.book.Policy().GetPolicyId(), PolicyRevision: e.book.Policy().GetRevision(),
 		State: &agentv1.EndpointState{ProxyUrl: client.ProxyName(e.Proxy)}, Vitals: e.Host.Vitals(ctx),
-		RejectedOrders: e.rejected, LastRejection: e.lastRejection,
+		RejectedOrders: e.rejected, LastRejection: e.lastRejection, OpenActions: e.openActions(), JournalFull: e.journal.Full(),
 	}
 	if e.clock.Anchored() {
 		age, _ := e.clock.BeaconAge(r)
 		beat.BeaconAge = durationpb.New(bounded(max(0, age)))
 		beat.ClockSkew = durationpb.New(bounded(e.clock.Skew()))
 	}
-	capabilities, inventory := &agentv1.Capabilities{Names: capabilities()}, e.Host.Inventory(ctx)
+	full := len(e.reports) > 0
+	e.reportsSent()
+	capabilities, inventory := &agentv1.Capabilities{Names: e.capabilities}, e.Host.Inventory(ctx)
 	tags := sections{tag(capabilities), tag(withoutFree(inventory))}
 	beat.CapabilitiesTag, beat.InventoryTag = tags.capabilities, tags.inventory
-	if tags.capabilities != e.told.capabilities || e.asked.capabilities != "" {
+	if tags.capabilities != e.reported.capabilities || e.asked.capabilities != "" || full {
 		beat.Capabilities = capabilities
 	}
-	if (tags.inventory != e.told.inventory || e.asked.inventory != "") && !e.slim {
+	if (tags.inventory != e.reported.inventory || e.asked.inventory != "") && !e.slim || full {
 		beat.Inventory = inventory
 	}
 	if err := wire.CheckHeartbeat(beat); err != nil { // a machine that says something odd of itself is still there
@@ -156,9 +162,6 @@ func (e *Engine) compose(ctx context.Context) (*agentv1.Heartbeat, sections) {
 	}
 	return beat, tags
 }
-
-// capabilities are the types of action that this agent can do: none yet.
-func capabilities() []string { return nil }
 
 func bounded(d time.Duration) time.Duration { return min(max(d, -wire.MaxSkew), wire.MaxSkew) }
 
@@ -199,18 +202,16 @@ func (e *Engine) listen(ctx context.Context, h heard, received liveness.Reading)
 	if e.clock.Anchored() && e.journalCreated.IsZero() {
 		e.journalCreated = e.clock.SignedNow(received)
 	}
+	for _, topic := range topics { // what is older is not taken anyway; and begin sees by it that there was a journal
+		e.raise(topic, e.journalCreated)
+	}
 	list := slices.Clone(h.orders)
 	slices.SortStableFunc(list, func(a, b *agentv1.Envelope) int { return cmp.Compare(rank(a), rank(b)) })
 	for _, o := range list {
-		e.judge(ctx, h.beacon, func() error {
-			issued, changed, err := e.book.Obey(o)
-			if err == nil && changed {
-				e.clock.Order(issued)
-			}
-			return err
-		})
+		e.judge(ctx, h.beacon, func() error { return e.obey(o) })
 	}
 	e.save()
+	e.prune()
 	e.scheduleRenewal()
 	if policy := e.book.Policy(); !proto.Equal(before, policy) {
 		e.Log.Info("policy changed", "policy", policy.GetPolicyId(), "revision", policy.GetRevision(), "interval", e.interval().String())
@@ -221,7 +222,16 @@ func (e *Engine) listen(ctx context.Context, h heard, received liveness.Reading)
 
 // rank puts orders into the order in which they are obeyed.
 func rank(e *agentv1.Envelope) int {
-	return slices.Index([]string{string(envelope.Assignment), string(envelope.Policy)}, e.GetPayloadType())
+	order := []string{string(envelope.Assignment), string(envelope.Policy), string(envelope.Cancel), string(envelope.Action)}
+	return slices.Index(order, e.GetPayloadType())
+}
+
+// prune drops actions that are not needed any more, by the floor that is on the disk: a crash must not bring back a time in which they could
+// begin again.
+func (e *Engine) prune() {
+	if e.unwritable == nil {
+		e.journaled(e.journal.Prune(asTime(e.kept.GetTimeFloor()), e.now()))
+	}
 }
 
 func (e *Engine) takeBeacon(ctx context.Context, b *agentv1.Envelope, received liveness.Reading) error {

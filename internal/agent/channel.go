@@ -119,14 +119,19 @@ func (e *Engine) receive(ctx context.Context, m *agentv1.ServerMessage, at liven
 	beat := e.session.Received(at.Boot, m.GetRe())
 	if before != session.Up && e.session.Phase() == session.Up {
 		e.Log.Info("websocket connected", "session", e.session.Number())
+		e.box.Again(e.boot())
 		if e.client != nil {
 			e.client.Close() // one connection is enough
 		}
 	}
 	orders, pushed := m.GetBody().(*agentv1.ServerMessage_Orders)
+	told, isUpdate := e.told[m.GetRe()]
 	switch {
 	case pushed:
 		e.pushed(ctx, orders.Orders, at)
+	case isUpdate:
+		delete(e.told, m.GetRe())
+		e.updateAnswered(told, m)
 	case !beat:
 		if p, ok := wire.ProblemOf(m.GetProblem()); ok {
 			e.Log.Info("the server refused a message: "+p.Error(), "reason", p.Name)
@@ -155,6 +160,7 @@ func (e *Engine) pushed(ctx context.Context, o *agentv1.Orders, at liveness.Read
 // ended takes up that the attempt or session under way is over.
 func (e *Engine) ended(ctx context.Context, end session.End) {
 	e.line.End(0, "")
+	clear(e.told)
 	beside := e.overHTTPS && e.beat.doneAt != 0 && e.beat.problem == nil
 	was := e.session.View()
 	degraded := e.session.Ended(e.boot(), end, beside, e.Random())
@@ -182,5 +188,6 @@ func (e *Engine) leave(code wire.CloseCode) {
 		return
 	}
 	e.line.End(code, "")
+	clear(e.told)
 	e.session.Ended(e.boot(), session.End{Kind: session.Left}, false, 0)
 }

@@ -18,7 +18,10 @@ import (
 	statev1 "github.com/rollcall-dev/rollcall/api/agent/state/v1"
 	agentv1 "github.com/rollcall-dev/rollcall/api/agent/v1"
 	"github.com/rollcall-dev/rollcall/internal/agent/client"
+	"github.com/rollcall-dev/rollcall/internal/agent/journal"
 	"github.com/rollcall-dev/rollcall/internal/agent/orders"
+	"github.com/rollcall-dev/rollcall/internal/agent/outbox"
+	"github.com/rollcall-dev/rollcall/internal/agent/perform"
 	"github.com/rollcall-dev/rollcall/internal/agent/problem"
 	"github.com/rollcall-dev/rollcall/internal/agent/session"
 	"github.com/rollcall-dev/rollcall/internal/agent/state"
@@ -46,6 +49,8 @@ type Config struct {
 	Platform      string
 	// Token to enrol with, if there is no identity yet; zero: the one that the directory keeps.
 	Token identity.Token
+	// Executors do the types of action that this machine can do, besides those that are the agent's own.
+	Executors perform.Executors
 	// NoWebsocket keeps it to heartbeats over HTTPS, whatever the policy says.
 	NoWebsocket bool
 	Timing      Timing
@@ -88,8 +93,24 @@ type Engine struct {
 	looked  liveness.Reading
 	telling sections // what the heartbeat says that is on its way
 
+	// Actions: who does them, what became of each, and what is to be told of that; what was told on this websocket and is not answered yet; the
+	// floor of each topic, below which an action is superseded; when what the disk did not take is written again.
+	executors      perform.Executors
+	capabilities   []string
+	journal        *journal.Journal
+	runner         *perform.Runner
+	events         []perform.Event
+	box            outbox.Box
+	told           map[uint64]outbox.Update
+	updates        task
+	floors         map[orders.Topic]time.Time
+	unjournaled    *wire.Problem
+	rewriteAt      time.Duration
+	reports        []*report
+	reportRequests chan *report
+
 	// What the last heartbeats said and heard.
-	told           sections
+	reported       sections
 	asked          sections
 	overHTTPS      bool // the last heartbeat went that way
 	news           bool // something to be told at once
@@ -128,7 +149,10 @@ func New(c Config) *Engine {
 		Config: c, log: c.Log, instance: randomID(), asks: make(chan chan struct{}), clock: liveness.NewClock(time.Time{}, 0), kept: &statev1.AgentState{},
 		start: task{name: "start"}, enrollment: task{name: "enrolment"}, renewal: task{name: "renewal", due: never}, beat: task{name: "heartbeat"},
 		line: session.NewLine(c.Host.Clock), looked: c.Host.Clock(),
+		runner: perform.NewRunner(), told: map[uint64]outbox.Update{}, updates: task{name: "telling of actions"}, floors: map[orders.Topic]time.Time{},
+		box: outbox.Box{Repeat: c.Timing.ActionRepeat, Progress: c.Timing.ActionProgress}, rewriteAt: never, reportRequests: make(chan *report),
 	}
+	e.executors, e.capabilities = capable(c.Executors, e.reportRequests)
 	e.session.Timing = c.Timing.websocket()
 	e.publish()
 	return e
@@ -168,6 +192,10 @@ func (e *Engine) rest(ctx context.Context, wait time.Duration) (asked chan struc
 		case asked = <-e.asks:
 		case event := <-e.line.Events():
 			e.came = append(e.came, event)
+		case event := <-e.runner.Events():
+			e.events = append(e.events, event)
+		case r := <-e.reportRequests:
+			e.wantReport(r)
 		case <-timer.C:
 			if now := e.Host.Clock(); now.Boot < end && !slept(e.looked, now) {
 				wait = end - now.Boot
@@ -182,6 +210,7 @@ func (e *Engine) rest(ctx context.Context, wait time.Duration) (asked chan struc
 
 // stop lets everything go.
 func (e *Engine) stop() {
+	e.settleActions()
 	e.line.End(wire.CloseNormal, "")
 	e.line.Wait()
 	if e.client != nil {
@@ -229,6 +258,9 @@ func (e *Engine) Step(ctx context.Context) time.Duration {
 				e.perform(ctx, &e.renewal, e.renew)
 			}
 			e.beatIfDue(ctx)
+			e.tell(ctx)
+			e.act()
+			e.tell(ctx)
 		}
 	}
 	e.publish()
@@ -244,11 +276,12 @@ func (e *Engine) next() time.Duration {
 		return e.start.due
 	case e.id == nil:
 		return e.enrollment.due
-	case e.opening():
-		return min(e.session.Next(), e.beatDue())
-	default:
-		return min(e.session.Next(), e.beatDue(), e.renewal.due)
 	}
+	next := min(e.session.Next(), e.beatDue(), e.tellDue(), e.nextDeadline(), e.rewriteAt)
+	if e.opening() {
+		return next
+	}
+	return min(next, e.renewal.due)
 }
 
 // perform does a task if it is due, and decides when it is next.
@@ -327,8 +360,10 @@ func (e *Engine) begin(context.Context) (time.Duration, error) {
 			kept.Epoch = uint64(max(0, e.Host.Clock().Wall.Unix()))
 		}
 	}
-	if kept.JournalId == "" {
-		kept.JournalId = randomID()
+	hasJournal := e.Dir.HasJournal()
+	// A state with a floor is from when there was a journal: there is one since time is known.
+	if kept.JournalId == "" || !hasJournal && kept.IsolationFloor != nil {
+		kept.JournalId, kept.JournalCreatedAt = randomID(), nil
 	}
 	kept.Epoch++
 	if err := e.takeUp(kept, id); err != nil {
@@ -336,6 +371,11 @@ func (e *Engine) begin(context.Context) (time.Duration, error) {
 	}
 	if err := e.Dir.Save(kept); err != nil {
 		return 0, problem.New(problem.StateUnwritable, err.Error())
+	}
+	if !hasJournal { // after its name: a crash in between leaves a journal that is still missing
+		if err := e.Dir.MakeJournal(); err != nil {
+			return 0, problem.New(problem.StateUnwritable, err.Error())
+		}
 	}
 	e.kept = kept
 	for _, damage := range e.Dir.Damaged() {
@@ -368,7 +408,8 @@ func (e *Engine) takeUp(kept *statev1.AgentState, id *state.Identity) error {
 	}
 	e.journalCreated = asTime(kept.GetJournalCreatedAt())
 	e.book.Restore(kept.GetAssignment(), kept.GetPolicies())
-	return nil
+	e.floors[orders.Isolation], e.floors[orders.Proxy] = asTime(kept.GetIsolationFloor()), asTime(kept.GetProxyFloor())
+	return e.takeUpActions()
 }
 
 // be takes an identity.
@@ -382,7 +423,8 @@ func (e *Engine) save() {
 	next := &statev1.AgentState{
 		Epoch: e.kept.GetEpoch(), Trust: e.chain, JournalId: e.kept.GetJournalId(),
 		TimeFloor: asTimestamp(e.clock.Floor()), JournalCreatedAt: asTimestamp(e.journalCreated),
-		ClockSkew: durationpb.New(e.clock.Skew().Round(time.Second)),
+		ClockSkew:      durationpb.New(e.clock.Skew().Round(time.Second)),
+		IsolationFloor: asTimestamp(e.floors[orders.Isolation]), ProxyFloor: asTimestamp(e.floors[orders.Proxy]),
 	}
 	next.Assignment, next.Policies = e.book.Kept()
 	if e.unwritable == nil && proto.Equal(e.kept, next) {

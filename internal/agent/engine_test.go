@@ -2,6 +2,9 @@ package agent
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"errors"
 	"os"
 	"path/filepath"
@@ -17,6 +20,7 @@ import (
 	agentv1 "github.com/rollcall-dev/rollcall/api/agent/v1"
 	"github.com/rollcall-dev/rollcall/internal/agent/client"
 	"github.com/rollcall-dev/rollcall/internal/agent/fleettest"
+	"github.com/rollcall-dev/rollcall/internal/agent/perform"
 	"github.com/rollcall-dev/rollcall/internal/agent/session"
 	"github.com/rollcall-dev/rollcall/internal/agent/state"
 	"github.com/rollcall-dev/rollcall/internal/identity"
@@ -88,12 +92,17 @@ type world struct {
 	config  Config
 	// deaf to what the test knows will not come, and must not be waited for.
 	deaf deafness
+	// changed is called after each change on the disk.
+	changed func()
+	// doubles do types of action that are not the agent's own.
+	doubles map[string]*double
 }
 
 type deafness int
 
 const (
 	toNothing deafness = iota
+	toActions
 	toAnswers
 	toDials
 )
@@ -109,10 +118,14 @@ func newWorldOf(t *testing.T, overHTTPS bool) *world {
 	f := fleettest.New(t, m.now)
 	g := f.Serve(t)
 	g.Websocket.Store(true)
-	w := &world{t: t, fleet: f, gateway: g, machine: m, path: t.TempDir()}
+	w := &world{t: t, fleet: f, gateway: g, machine: m, path: t.TempDir(), changed: func() {}, doubles: map[string]*double{}}
 	w.config = Config{
 		Host: m, Server: g.URL, Version: "8.0.0", Platform: "linux/amd64", Token: f.Token(), Timing: DefaultTiming(), NoWebsocket: overHTTPS,
-		Log: logr.Discard(), Random: func() float64 { return 0.5 },
+		Log: logr.Discard(), Random: func() float64 { return 0.5 }, Executors: perform.Executors{},
+	}
+	for _, name := range []string{"TerminateProcess", "QuarantineFile", "IsolateEndpoint", "CancelIsolation"} {
+		w.doubles[name] = newDouble(name == "TerminateProcess")
+		w.config.Executors[name] = w.doubles[name]
 	}
 	if testing.Verbose() {
 		w.config.Log = testr.NewWithOptions(t, testr.Options{Verbosity: 1})
@@ -124,7 +137,7 @@ func newWorldOf(t *testing.T, overHTTPS bool) *world {
 // start is a new process on the same directory.
 func (w *world) start() {
 	w.t.Helper()
-	dir, err := state.Open(w.path, state.Light()) // a killed process loses nothing by it
+	dir, err := state.Open(w.path, state.Light(), state.OnChange(func() { w.changed() })) // a killed process loses nothing by it
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -137,7 +150,9 @@ func (w *world) start() {
 // crash ends the process without a word and starts another, which has no token but the one on disk.
 func (w *world) crash() {
 	w.t.Helper()
-	w.line.End(0, "") // the kernel would close its connections
+	w.line.End(0, "")  // the kernel would close its connections
+	w.runner.Abandon() // and no goroutine goes on
+	w.runner.Wait()
 	w.stop()
 	if err := w.Dir.Close(); err != nil {
 		w.t.Fatal(err)
@@ -152,7 +167,7 @@ func (w *world) live(d time.Duration) {
 	end := w.machine.Clock().Boot + d
 	for range 100_000 {
 		wait := w.Step(w.t.Context())
-		if w.session.Phase() == session.Dialling && w.deaf < toDials || w.session.Busy() && w.deaf == toNothing {
+		if w.session.Phase() == session.Dialling && w.deaf < toDials || (w.session.Busy() || w.session.Updating()) && w.deaf < toAnswers || w.acting() {
 			w.hear()
 			continue
 		}
@@ -168,26 +183,44 @@ func (w *world) live(d time.Duration) {
 // await steps with what comes until a condition holds, and the machine's time stands still.
 func (w *world) await(what string, ok func() bool) {
 	w.t.Helper()
-	deadline := time.After(20 * time.Second)
-	for w.Step(w.t.Context()); !ok(); w.Step(w.t.Context()) {
-		select {
-		case event := <-w.line.Events():
-			w.came = append(w.came, event)
-		case <-deadline:
+	for end := time.Now().Add(20 * time.Second); ; {
+		wait := w.Step(w.t.Context())
+		switch {
+		case ok():
+			return
+		case time.Now().After(end):
 			w.t.Fatal("waited 20s for: " + what)
+		case wait > 0:
+			w.heard(time.After(10 * time.Millisecond)) // what was sent may not have arrived yet
 		}
 	}
 }
 
-// hear waits for something to come on the websocket, or of a dial.
+// hear waits for something to come on the websocket, of a dial, or of an action that is done.
 func (w *world) hear() {
 	w.t.Helper()
+	if !w.heard(time.After(20 * time.Second)) {
+		w.t.Fatal("waited 20s for an answer of the gateway, or of an action")
+	}
+}
+
+func (w *world) heard(deadline <-chan time.Time) bool {
 	select {
 	case event := <-w.line.Events():
 		w.came = append(w.came, event)
-	case <-time.After(20 * time.Second):
-		w.t.Fatal("waited 20s for an answer of the gateway")
+	case event := <-w.runner.Events():
+		w.events = append(w.events, event)
+	case r := <-w.reportRequests:
+		w.wantReport(r)
+	case <-deadline:
+		return false
 	}
+	return true
+}
+
+// acting tells whether an action is done that does not wait for the machine's time.
+func (w *world) acting() bool {
+	return w.runner.Len() > 0 && w.deaf == toNothing && len(w.reports) == 0
 }
 
 // online lives until the agent is, and fails if it is not within a minute.
@@ -375,5 +408,13 @@ func offline(t *testing.T, f *fleettest.Fleet) *Engine {
 	}
 	e.pin, e.book.Trust, e.book.IdentityID = f.Token().RootPin, trust, "0b6f2f3a-2b1c-4d53-8a64-1e6a3f1f6b02"
 	e.kept.Epoch, e.kept.JournalId = 1, randomID()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.id = &state.Identity{FleetID: f.ID, ID: e.book.IdentityID, Key: key, Certificate: f.Certify(key.Public(), e.book.IdentityID, noon, noon.Add(day))}
+	if err := e.takeUpActions(); err != nil {
+		t.Fatal(err)
+	}
 	return e
 }

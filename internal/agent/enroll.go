@@ -159,6 +159,9 @@ func (e *Engine) become(ctx context.Context, der []byte, key *ecdsa.PrivateKey) 
 	e.reconnect()
 	if e.id == nil {
 		e.be(id)
+		if err := e.keepOwnActions(); err != nil {
+			e.notWritten(err)
+		}
 	}
 	e.id = id
 	e.beat.due, e.beat.failures = e.boot(), 0

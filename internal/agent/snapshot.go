@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"strings"
 	"time"
 
@@ -31,7 +32,7 @@ type snapshot struct {
 
 func (e *Engine) publish() {
 	s := &snapshot{
-		clock: *e.clock, start: e.start, enrollment: e.enrollment, renewal: e.renewal, beat: e.beat, acceptedAt: e.acceptedAt, unwritable: e.unwritable,
+		clock: *e.clock, start: e.start, enrollment: e.enrollment, renewal: e.renewal, beat: e.beat, acceptedAt: e.acceptedAt, unwritable: cmp.Or(e.unwritable, e.unjournaled),
 		websocket: e.session.View(), over: status.OverWebsocket,
 		facts: problem.Facts{
 			Identity: e.identityID(), Instance: e.instance, Server: e.Server.String(), Proxy: client.ProxyName(e.Proxy), StateDir: e.Dir.Path(), Skew: e.clock.Skew(),
@@ -44,7 +45,7 @@ func (e *Engine) publish() {
 	s.status = status.Status{
 		Agent: status.Agent{
 			Version: e.Version, Platform: e.Platform, Instance: e.instance, Epoch: e.kept.GetEpoch(), StateDir: e.Dir.Path(),
-			Capabilities: append([]string{}, capabilities()...),
+			Capabilities: e.capabilities,
 		},
 		Server:  status.Server{URL: e.Server.String(), Proxy: client.ProxyName(e.Proxy), Gateway: e.gateway},
 		Policy:  status.Policy{ID: p.GetPolicyId(), Revision: p.GetRevision(), HeartbeatIntervalSeconds: int64(e.interval() / time.Second)},

@@ -20,6 +20,9 @@ type Timing struct {
 	// RefusedRetry is when to ask again after a refusal that only a person can lift: a suspension, say. A third of it after a conflict,
 	// four times it where hope is small, 96 times it where the protocol itself is no longer served.
 	RefusedRetry time.Duration
+	// ActionRepeat is after how long the result of an action is told again, ± 20 %, until the server has it; and how long a full disk is left
+	// alone. ActionRunning is how long an action runs before that is told; ActionProgress how long from one word of its progress to the next.
+	ActionRepeat, ActionRunning, ActionProgress time.Duration
 	// Websocket has its own; RetryBase, RetryMax and RefusedRetry in it are those above.
 	Websocket session.Timing
 }
@@ -28,6 +31,7 @@ type Timing struct {
 func DefaultTiming() Timing {
 	return Timing{
 		HeartbeatInterval: 5 * time.Minute, RetryBase: time.Second, RetryMax: 5 * time.Minute, RefusedRetry: 15 * time.Minute,
+		ActionRepeat: 30 * time.Second, ActionRunning: 2 * time.Second, ActionProgress: 30 * time.Second,
 		Websocket: session.DefaultTiming(),
 	}
 }

@@ -132,6 +132,26 @@ func (c *Client) Heartbeat(ctx context.Context, m Moment, beat *agentv1.Heartbea
 	return reply, a.read(reply, func() error { return wire.CheckHeartbeatReply(reply) })
 }
 
+// Update tells how far actions are. It returns the checked answer, an Ack for each update, or a *wire.Problem.
+func (c *Client) Update(ctx context.Context, m Moment, updates *agentv1.ActionUpdates) (*agentv1.Acks, error) {
+	body, err := wire.Protobuf.Marshal(updates)
+	if err != nil {
+		return nil, problem.New(wire.Internal, err.Error())
+	}
+	a, err := c.exchange(ctx, m, wire.PathActions, body, wire.MaxAcksBytes)
+	if err != nil {
+		return nil, err
+	}
+	acks := &agentv1.Acks{}
+	if err := a.read(acks, func() error { return wire.CheckAcks(acks) }); err != nil {
+		return nil, err
+	}
+	if len(acks.GetAcks()) != len(updates.GetUpdates()) {
+		return nil, problem.New(problem.ReplyMalformed, "The server answered "+strconv.Itoa(len(updates.GetUpdates()))+" updates with "+strconv.Itoa(len(acks.GetAcks()))+" acknowledgements.")
+	}
+	return acks, nil
+}
+
 // exchange posts body.
 func (c *Client) exchange(ctx context.Context, m Moment, path string, body []byte, limit int64) (*answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, exchangeTimeout)

@@ -65,6 +65,8 @@ type Gateway struct {
 	// Orders go with every heartbeat's answer; nil: the assignment of no policy. Reply may change the answer.
 	Orders func(identityID string) []*agentv1.Envelope
 	Reply  func(*agentv1.HeartbeatReply)
+	// Answer is the answer to an update of an action; nil: an ack. It may return nil: none comes, on a websocket.
+	Answer func(Update) *agentv1.Ack
 
 	// Websocket: there are websockets. Else the route is none. Mute: it takes messages on them and answers nothing; MutePings: no pings.
 	// Disordered: what came on a websocket that was given up may be read after what came on the next.
@@ -75,6 +77,7 @@ type Gateway struct {
 	requests map[string][][]byte
 	beats    []*agentv1.Heartbeat
 	over     []string // the way of each
+	updates  []Update
 	sessions map[*Session]bool
 	numbers  map[string]uint64 // newest session by instance
 	upgrades int
@@ -227,6 +230,8 @@ func (g *Gateway) serve(w http.ResponseWriter, r *http.Request) {
 		reply, p = g.renew(r)
 	case wire.PathHeartbeat:
 		reply, p = g.heartbeat(r)
+	case wire.PathActions:
+		reply, p = g.actions(r)
 	default:
 		p = &wire.Problem{Name: wire.NotFound}
 	}
@@ -314,6 +319,17 @@ func (g *Gateway) heartbeat(r *http.Request) (wire.Message, *wire.Problem) {
 	return reply, nil
 }
 
+func (g *Gateway) actions(r *http.Request) (wire.Message, *wire.Problem) {
+	m, acks := &agentv1.ActionUpdates{}, &agentv1.Acks{}
+	if p := g.decode(r, m); p != nil {
+		return nil, p
+	}
+	for _, u := range m.GetUpdates() {
+		acks.Acks = append(acks.Acks, g.update(u, r.TLS, "HTTPS"))
+	}
+	return acks, nil
+}
+
 // answer is the answer to a heartbeat.
 func (g *Gateway) answer(m *agentv1.Heartbeat, connection *tls.ConnectionState, over string) (*agentv1.HeartbeatReply, *wire.Problem) {
 	if err := wire.CheckHeartbeat(m); err != nil {
@@ -335,7 +351,7 @@ func (g *Gateway) answer(m *agentv1.Heartbeat, connection *tls.ConnectionState, 
 	}
 	reply := &agentv1.HeartbeatReply{ServerTime: timestamppb.New(now), Beacon: g.Fleet.Beacon(), Gateway: "gw-test1-00000"}
 	if g.Orders != nil {
-		reply.Orders = g.Orders(id)
+		reply.Orders = lacking(m, g.Orders(id))
 	} else {
 		reply.Orders = []*agentv1.Envelope{g.Fleet.Assignment(id, "", g.started)}
 	}
@@ -346,7 +362,7 @@ func (g *Gateway) answer(m *agentv1.Heartbeat, connection *tls.ConnectionState, 
 }
 
 func (g *Gateway) decode(r *http.Request, m wire.Message) *wire.Problem {
-	body, p := wire.ReadBody(r, wire.MaxHeartbeatBytes)
+	body, p := wire.ReadBody(r, wire.MaxActionsBytes)
 	if p != nil {
 		return p
 	}

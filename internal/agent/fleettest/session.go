@@ -177,6 +177,16 @@ func (s *Session) handle(m *agentv1.AgentMessage) {
 		var answer *agentv1.HeartbeatReply
 		answer, p = g.answer(beat, s.tls, "websocket")
 		reply.Body = &agentv1.ServerMessage_HeartbeatReply{HeartbeatReply: answer}
+	} else if u := m.GetActionUpdate(); u != nil && m.GetId() > 1 {
+		switch ack := g.update(u, s.tls, "websocket"); {
+		case ack == nil:
+			g.mu.Unlock()
+			return
+		case ack.GetProblem() != nil:
+			reply.Body = &agentv1.ServerMessage_Problem{Problem: ack.GetProblem()}
+		default:
+			reply.Body = &agentv1.ServerMessage_Ack{Ack: ack}
+		}
 	} else {
 		if m.GetPing() == nil || m.GetId() == 1 {
 			g.t.Errorf("message %d is %v", m.GetId(), m)

@@ -1,5 +1,5 @@
-// Package orders decides which signed orders an agent obeys: trust, beacon, assignment, policy. It is pure: orders and what is known go
-// in, a decision comes out.
+// Package orders decides which signed orders an agent obeys: trust, beacon, assignment, policy, action, cancel. It is pure: orders and what is
+// known go in, a decision comes out.
 package orders
 
 import (
@@ -212,13 +212,21 @@ func Extend(pin [32]byte, chain []*agentv1.Envelope, e *agentv1.Envelope) []*age
 }
 
 func open(e *agentv1.Envelope, t envelope.Type, m proto.Message, keys []crypto.PublicKey, check func() error) error {
+	if err := verify(e, t, keys); err != nil {
+		return err
+	}
+	if envelope.Parse(e.GetPayload(), m) != nil || check() != nil {
+		return errors.New(Malformed)
+	}
+	return nil
+}
+
+// verify tells whether a key that may sign orders now made a signature. The error is the reason of a refusal.
+func verify(e *agentv1.Envelope, t envelope.Type, keys []crypto.PublicKey) error {
 	switch err := envelope.Verify(e, t, keys...); {
 	case errors.Is(err, envelope.ErrSignature):
 		return errors.New(SignatureInvalid)
 	case err != nil:
-		return errors.New(Malformed)
-	}
-	if envelope.Parse(e.GetPayload(), m) != nil || check() != nil {
 		return errors.New(Malformed)
 	}
 	return nil

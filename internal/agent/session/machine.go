@@ -54,13 +54,25 @@ type Machine struct {
 	opened, lost        uint64
 }
 
+// MaxUpdates may be unanswered at once: with a heartbeat and a ping that is what the protocol allows.
+const MaxUpdates = 6
+
 // question is a message that is to be answered.
 type question struct {
 	id     uint64
 	at     time.Duration // what lateness counts from
-	beat   bool
+	kind   kind
 	asleep bool // the machine slept since: its round trip says nothing
 }
+
+type kind int
+
+const (
+	ping kind = iota
+	beat
+	// update is answered once the server has kept it, which may take as long as its own server is away: it is never late, and measures nothing.
+	update
+)
 
 // Action is what a Machine wants done.
 type Action int
@@ -109,10 +121,16 @@ func (m *Machine) Next() time.Duration {
 	if m.phase == Up && !m.pinging() {
 		next = min(next, m.pingAt)
 	}
-	if len(m.asked) > 0 {
-		next = min(next, m.asked[0].at+m.Timing.Answer)
+	return min(next, m.late())
+}
+
+// late is when an answer is.
+func (m *Machine) late() time.Duration {
+	i := slices.IndexFunc(m.asked, func(q question) bool { return q.kind != update })
+	if i < 0 {
+		return Never
 	}
-	return next
+	return m.asked[i].at + m.Timing.Answer
 }
 
 // Due is what is to be done now, and with Drop why.
@@ -124,7 +142,7 @@ func (m *Machine) Due(now time.Duration) (Action, End) {
 		return Dial, End{}
 	case !m.wanted:
 		return Leave, End{}
-	case len(m.asked) > 0 && m.asked[0].at+m.Timing.Answer <= now:
+	case m.late() <= now:
 		return Drop, End{Kind: Lost, Phrase: "no answer came for " + m.Timing.Answer.String()}
 	case m.received+m.silence() <= now:
 		return Drop, End{Kind: Lost, Phrase: "nothing came for " + m.silence().String()}
@@ -133,7 +151,7 @@ func (m *Machine) Due(now time.Duration) (Action, End) {
 	}
 }
 
-func (m *Machine) ping() time.Duration {
+func (m *Machine) interval() time.Duration {
 	if m.PingInterval > 0 {
 		return m.PingInterval
 	}
@@ -141,7 +159,7 @@ func (m *Machine) ping() time.Duration {
 }
 
 // silence is how long nothing may come before either side gives the session up.
-func (m *Machine) silence() time.Duration { return 2*m.ping() + m.Timing.Silence }
+func (m *Machine) silence() time.Duration { return 2*m.interval() + m.Timing.Silence }
 
 // Dial begins an attempt.
 func (m *Machine) Dial() {
@@ -154,17 +172,29 @@ func (m *Machine) Opened(now time.Duration) {
 	m.phase, m.received, m.lastID, m.asked = Opening, now, 0, m.asked[:0]
 }
 
-// Send says that a message that is to be answered is sent, and returns its id.
-func (m *Machine) Send(now time.Duration, beat bool, random float64) uint64 {
+// Send says that a heartbeat or a ping is sent, and returns its id.
+func (m *Machine) Send(now time.Duration, isBeat bool, random float64) uint64 {
+	if isBeat {
+		return m.send(now, beat, random)
+	}
+	return m.send(now, ping, random)
+}
+
+// SendUpdate says that an update is sent, and returns its id.
+func (m *Machine) SendUpdate(now time.Duration, random float64) uint64 {
+	return m.send(now, update, random)
+}
+
+func (m *Machine) send(now time.Duration, k kind, random float64) uint64 {
 	m.lastID++
-	m.asked = append(m.asked, question{id: m.lastID, at: now, beat: beat})
-	m.pingAt = now + Jitter(m.ping(), 0.1, random)
+	m.asked = append(m.asked, question{id: m.lastID, at: now, kind: k})
+	m.pingAt = now + Jitter(m.interval(), 0.1, random)
 	return m.lastID
 }
 
 // Received says that a message came, which answers the one with the id re, 0 for none. It tells whether that was a heartbeat still
-// unanswered; the answer to a ping, or to nothing, is no heartbeat's.
-func (m *Machine) Received(now time.Duration, re uint64) (beat bool) {
+// unanswered; the answer to something else, or to nothing, is no heartbeat's.
+func (m *Machine) Received(now time.Duration, re uint64) (isBeat bool) {
 	m.received = max(m.received, now)
 	i := slices.IndexFunc(m.asked, func(q question) bool { return q.id == re })
 	if i < 0 {
@@ -172,18 +202,18 @@ func (m *Machine) Received(now time.Duration, re uint64) (beat bool) {
 	}
 	q := m.asked[i]
 	m.asked = slices.Delete(m.asked, i, i+1)
-	if !q.asleep {
+	if !q.asleep && q.kind != update {
 		m.roundTrip, m.measured = max(0, now-q.at), now
 	}
 	switch {
-	case q.beat && m.phase == Opening:
+	case q.kind == beat && m.phase == Opening:
 		m.phase, m.since = Up, now
 		m.opened++
 		m.end = nil
 	case m.phase == Up && now-m.since >= m.Timing.Stable:
 		m.lasts()
 	}
-	return q.beat
+	return q.kind == beat
 }
 
 // lasts makes good what was before.
@@ -246,10 +276,23 @@ func (m *Machine) Reachable(now time.Duration, random float64) {
 
 // Channel is the way of a heartbeat that is due at a moment, and when to ask again if it is to wait; Never if something will happen first.
 func (m *Machine) Channel(now, due time.Duration) (Channel, time.Duration) {
+	if m.phase == Up && m.BeatUnanswered() {
+		return Wait, Never
+	}
+	return m.way(now, due)
+}
+
+// UpdateChannel is the way of an update, likewise.
+func (m *Machine) UpdateChannel(now, due time.Duration) (Channel, time.Duration) {
+	if m.phase == Up && m.unanswered(update) >= MaxUpdates {
+		return Wait, Never
+	}
+	return m.way(now, due)
+}
+
+func (m *Machine) way(now, due time.Duration) (Channel, time.Duration) {
 	overdue := due + m.Timing.Grace
 	switch {
-	case m.phase == Up && m.BeatUnanswered():
-		return Wait, Never
 	case m.phase == Up:
 		return WebSocket, 0
 	case !m.wanted:
@@ -264,17 +307,25 @@ func (m *Machine) Channel(now, due time.Duration) (Channel, time.Duration) {
 }
 
 // BeatUnanswered tells whether a heartbeat is on its way.
-func (m *Machine) BeatUnanswered() bool {
-	return slices.ContainsFunc(m.asked, func(q question) bool { return q.beat })
-}
+func (m *Machine) BeatUnanswered() bool { return m.unanswered(beat) > 0 }
 
 // pinging tells whether a ping is on its way.
-func (m *Machine) pinging() bool {
-	return slices.ContainsFunc(m.asked, func(q question) bool { return !q.beat })
+func (m *Machine) pinging() bool { return m.unanswered(ping) > 0 }
+
+// Updating tells whether an update is on its way.
+func (m *Machine) Updating() bool { return m.unanswered(update) > 0 }
+
+func (m *Machine) unanswered(k kind) (n int) {
+	for _, q := range m.asked {
+		if q.kind == k {
+			n++
+		}
+	}
+	return n
 }
 
-// Busy tells whether an answer is awaited: of a dial, or to a message.
-func (m *Machine) Busy() bool { return m.phase == Dialling || len(m.asked) > 0 }
+// Busy tells whether an answer is awaited that comes soon: of a dial, to a heartbeat or a ping.
+func (m *Machine) Busy() bool { return m.phase == Dialling || m.BeatUnanswered() || m.pinging() }
 
 // Phase is the phase.
 func (m *Machine) Phase() Phase { return m.phase }

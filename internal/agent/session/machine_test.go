@@ -292,7 +292,7 @@ func TestWhateverComes(t *testing.T) {
 				t.Fatalf("number %d after %d, %d over", m.number, numbers, m.over)
 			case !m.wanted && m.phase != Down:
 				t.Fatal("a session that is not wanted")
-			case m.phase == Up && m.Next() > now+2*m.ping():
+			case m.phase == Up && m.Next() > now+2*m.interval():
 				t.Fatalf("an idle session does nothing for %s", m.Next()-now)
 			}
 			numbers = m.number

@@ -39,24 +39,46 @@ func (d *Dir) Save(s *statev1.AgentState) error {
 	return d.write("state", b)
 }
 
-func encodeState(s *statev1.AgentState) ([]byte, error) {
-	b := make([]byte, 4+s.SizeVT())
-	if _, err := s.MarshalToVT(b[4:]); err != nil {
+func encodeState(s *statev1.AgentState) ([]byte, error) { return encode(s) }
+
+func decodeState(b []byte) (*statev1.AgentState, error) {
+	s := &statev1.AgentState{}
+	if err := decode(b, s); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// message is one that a file holds.
+type message interface {
+	SizeVT() int
+	MarshalToVT([]byte) (int, error)
+	UnmarshalVT([]byte) error
+}
+
+// encode puts a message behind its checksum.
+func encode(m message) ([]byte, error) {
+	b := make([]byte, 4+m.SizeVT())
+	if _, err := m.MarshalToVT(b[4:]); err != nil {
 		return nil, fmt.Errorf("encode the agent's state: %w", err)
 	}
 	binary.BigEndian.PutUint32(b, crc32.Checksum(b[4:], castagnoli))
 	return b, nil
 }
 
-func decodeState(b []byte) (*statev1.AgentState, error) {
-	if len(b) < 4 || crc32.Checksum(b[4:], castagnoli) != binary.BigEndian.Uint32(b) {
-		return nil, errors.New("its checksum is wrong")
+// decode reads what encode made. With an error, m has what could still be read.
+func decode(b []byte, m message) error {
+	if len(b) < 4 {
+		return errors.New("it is cut short")
 	}
-	s := &statev1.AgentState{}
-	if err := s.UnmarshalVT(b[4:]); err != nil {
-		return nil, errors.New("it does not parse")
+	err := m.UnmarshalVT(b[4:])
+	switch {
+	case crc32.Checksum(b[4:], castagnoli) != binary.BigEndian.Uint32(b):
+		return errors.New("its checksum is wrong")
+	case err != nil:
+		return errors.New("it does not parse")
 	}
-	return s, nil
+	return nil
 }
 
 // RootPin is the pin that the trust starts from; ok is false where none was kept.
@@ -104,6 +126,7 @@ func (d *Dir) Reset() error {
 	return errors.Join(
 		d.remove("identity/agent.crt", "identity/agent.key", "pending/agent.crt", "pending/enroll", "pending/renew", "pending/agent.key"),
 		d.remove("token", "state", "root.pin"),
+		d.dropJournal(),
 	)
 }
 

@@ -6,6 +6,7 @@
 //	token               the enrolment token, until the identity is here
 //	identity/           agent.key, agent.crt (PEM): who this machine is
 //	pending/            the key, the request and the certificate of an enrolment or a renewal that is under way
+//	actions/            the journal: JournalRecord (api/agent/state/v1) of each action, by its UID
 //	reserve             room for the files above on a full disk
 //	agent.sock          where cytool asks
 //
@@ -56,6 +57,9 @@ type Option func(*Dir)
 // simulations, where many agents share one disk.
 func Light() Option { return func(d *Dir) { d.light = true } }
 
+// OnChange calls f after each change on the disk. For tests: a crash could come there.
+func OnChange(f func()) Option { return func(d *Dir) { d.changed = f } }
+
 // Open makes the directory where it is missing, locks it, and removes what a crash left half written. Errors say what to do.
 func Open(path string, options ...Option) (*Dir, error) {
 	d := &Dir{path: path, changed: func() {}}
@@ -100,7 +104,18 @@ func (d *Dir) file(name string) string { return filepath.Join(d.path, filepath.F
 
 // read returns nil without an error where there is no such file.
 func (d *Dir) read(name string) ([]byte, error) {
-	f, err := os.Open(d.file(name))
+	b, err := readFile(d.file(name))
+	if errors.Is(err, errTooLarge) {
+		d.setAside(name, err)
+		return nil, nil
+	}
+	return b, err
+}
+
+var errTooLarge = fmt.Errorf("it has more than %d bytes", maxFileBytes)
+
+func readFile(path string) ([]byte, error) {
+	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -113,8 +128,7 @@ func (d *Dir) read(name string) ([]byte, error) {
 		return nil, fmt.Errorf("read the agent's state: %w", err)
 	}
 	if len(b) > maxFileBytes {
-		d.setAside(name, fmt.Errorf("it has more than %d bytes", maxFileBytes))
-		return nil, nil
+		return nil, errTooLarge
 	}
 	return b, nil
 }
@@ -122,11 +136,14 @@ func (d *Dir) read(name string) ([]byte, error) {
 // write replaces a file as a whole, durably. On a full disk it gives up the reserve and tries once more.
 func (d *Dir) write(name string, b []byte) error {
 	err := d.replace(name, b)
-	if errors.Is(err, syscall.ENOSPC) && os.Remove(d.file("reserve")) == nil {
+	if IsFull(err) && os.Remove(d.file("reserve")) == nil {
 		return d.replace(name, b)
 	}
 	return err
 }
+
+// IsFull tells whether err is for want of room on the disk.
+func IsFull(err error) bool { return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) }
 
 func (d *Dir) replace(name string, b []byte) (err error) {
 	target := d.file(name)
@@ -183,6 +200,10 @@ func (d *Dir) setAside(name string, why error) {
 	if err := os.Rename(d.file(name), d.file(name+asideSuffix)); err != nil {
 		why = errors.Join(why, err)
 	}
+	d.isDamaged(name, why)
+}
+
+func (d *Dir) isDamaged(name string, why error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.damaged = append(d.damaged, fmt.Sprintf("%s, kept as %s: %v", d.file(name), filepath.Base(name)+asideSuffix, why))
@@ -190,7 +211,7 @@ func (d *Dir) setAside(name string, why error) {
 
 // sweep removes the temporary files of a write that a crash cut short.
 func (d *Dir) sweep() {
-	for _, dir := range []string{"", "identity", "pending"} {
+	for _, dir := range []string{"", "identity", "pending", journalDir} {
 		entries, err := os.ReadDir(d.file(dir))
 		if err != nil {
 			continue
