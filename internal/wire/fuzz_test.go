@@ -24,6 +24,7 @@ func FuzzHeartbeatReply(f *testing.F) { fuzzMessage(f, "HeartbeatReply") }
 func FuzzActionUpdates(f *testing.F)  { fuzzMessage(f, "ActionUpdates") }
 func FuzzAcks(f *testing.F)           { fuzzMessage(f, "Acks") }
 func FuzzCertificate(f *testing.F)    { fuzzMessage(f, "CertificateReply") }
+
 func FuzzAgentMessage(f *testing.F) { fuzzMessage(f, "AgentMessage", "AgentMessage of an update") }
 
 func FuzzServerMessage(f *testing.F) {
