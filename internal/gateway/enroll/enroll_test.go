@@ -307,7 +307,7 @@ func TestFewWait(t *testing.T) {
 		if time.Since(began) > 0 || int(b.certified.Load()) != s.config.Waiting {
 			t.Errorf("they were answered after %s, %d were written", time.Since(began), b.certified.Load())
 		}
-		time.Sleep(s.config.Wait)
+		<-time.After(s.config.Wait)
 		synctest.Wait()
 		b.answer = issued
 		if a, p := ask(); p != nil || a.Certificate == nil {
