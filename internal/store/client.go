@@ -9,6 +9,7 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
@@ -28,6 +29,7 @@ type clients struct {
 // Resources by their names in the API.
 const (
 	endpointsResource  = "endpoints"
+	actionsResource    = "endpointactions"
 	tokensResource     = "enrollmenttokens"
 	policiesResource   = "endpointpolicies"
 	configMapsResource = "configmaps"
@@ -89,6 +91,28 @@ func (c *clients) Get(ctx context.Context, at Ref) (*v1alpha1.Endpoint, error) {
 	e := &v1alpha1.Endpoint{}
 	err := c.rollcall.Get().Namespace(at.Namespace).Resource(endpointsResource).Name(at.Name).Do(ctx).Into(e)
 	return e, err
+}
+
+// PutActionStatus writes the status of an EndpointAction, if it is as it was read.
+func (c *clients) PutActionStatus(ctx context.Context, a *v1alpha1.EndpointAction) (*v1alpha1.EndpointAction, error) {
+	stored := &v1alpha1.EndpointAction{}
+	err := c.rollcall.Put().Namespace(a.Namespace).Resource(actionsResource).Name(a.Name).SubResource("status").Body(a).Do(ctx).Into(stored)
+	return stored, err
+}
+
+// GetAction reads an EndpointAction.
+func (c *clients) GetAction(ctx context.Context, namespace, name string) (*v1alpha1.EndpointAction, error) {
+	a := &v1alpha1.EndpointAction{}
+	err := c.rollcall.Get().Namespace(namespace).Resource(actionsResource).Name(name).Do(ctx).Into(a)
+	return a, err
+}
+
+// ListActions reads a page of the EndpointActions for an endpoint.
+func (c *clients) ListActions(ctx context.Context, namespace, endpoint, page string) (*v1alpha1.EndpointActionList, error) {
+	all := &v1alpha1.EndpointActionList{}
+	options := metav1.ListOptions{FieldSelector: fields.OneTermEqualSelector("spec.endpointName", endpoint).String(), Limit: listPage, Continue: page}
+	err := c.rollcall.Get().Namespace(namespace).Resource(actionsResource).VersionedParams(&options, metav1.ParameterCodec).Do(ctx).Into(all)
+	return all, err
 }
 
 // CreateRequest creates a certificate request.

@@ -70,7 +70,8 @@ func (s Server) NewReplica(name string) *Replica {
 	r.endpoints = newEndpoints(logr.Discard(), r.changed, r.connectionChanged)
 	m := newMetrics()
 	r.pacer = newPacer(logr.Discard(), s.double, r.endpoints, 1000, m)
-	m.pacer = r.pacer
+	r.actions = newActions(r.actionChanged)
+	m.pacer, m.actions = r.pacer, r.actions
 	r.beacon = &published[agentv1.Envelope]{}
 	return r
 }

@@ -12,7 +12,9 @@ type metrics struct {
 	renewed prometheus.Gauge
 	waiting *prometheus.Desc
 	oldest  *prometheus.Desc
+	open    *prometheus.Desc
 	pacer   *pacer
+	actions *actions
 }
 
 var laneNames = [laneCount]string{"sessions", "facts"}
@@ -29,6 +31,7 @@ func newMetrics() *metrics {
 		waiting: prometheus.NewDesc("rollcall_gateway_pending_writes", "Endpoints whose newest state is not written yet.", []string{"lane"}, nil),
 		oldest: prometheus.NewDesc("rollcall_gateway_pending_writes_oldest_age_seconds",
 			"How long the oldest of the pending writes has waited.", nil, nil),
+		open: prometheus.NewDesc("rollcall_gateway_open_actions", "EndpointActions that are admitted and have not ended.", nil, nil),
 	}
 }
 
@@ -44,6 +47,7 @@ func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 	m.renewed.Describe(ch)
 	ch <- m.waiting
 	ch <- m.oldest
+	ch <- m.open
 }
 
 // Collect implements prometheus.Collector.
@@ -59,4 +63,5 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 		age = time.Since(oldest).Seconds()
 	}
 	ch <- prometheus.MustNewConstMetric(m.oldest, prometheus.GaugeValue, age)
+	ch <- prometheus.MustNewConstMetric(m.open, prometheus.GaugeValue, float64(m.actions.count()))
 }

@@ -162,6 +162,7 @@ func newBench(t *testing.T, n int, perSecond float64) *bench {
 		x.event(d.store(e))
 	}
 	m := newMetrics()
+	m.actions = newActions(func(string) {})
 	b := &bench{pacer: newPacer(testLog(t), d, x, perSecond, m), api: d, ended: make(chan struct{})}
 	m.pacer = b.pacer
 	ctx, cancel := context.WithCancel(t.Context())

@@ -9,6 +9,7 @@ import (
 
 	"github.com/go-logr/logr"
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/time/rate"
 	certv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -47,6 +48,8 @@ type Store struct {
 	endpoints *endpoints
 	tokens    *table[*v1alpha1.EnrollmentToken, Token]
 	policies  *table[*v1alpha1.EndpointPolicy, Policy]
+	actions   *actions
+	searches  *rate.Limiter
 	trust     *published[Trust]
 	beacon    *published[agentv1.Envelope]
 	slots     *slots
@@ -55,8 +58,8 @@ type Store struct {
 	pacer *pacer
 	lease *lease
 
-	onChange, onConnection []func(identityID string)
-	onPolicy               []func(namespace, name string)
+	onChange, onConnection, onAction []func(identityID string)
+	onPolicy                         []func(namespace, name string)
 }
 
 // New makes a store. It reaches for nothing before Run.
@@ -70,9 +73,10 @@ func New(cfg Config) (*Store, error) {
 		return nil, err
 	}
 	m := newMetrics()
-	s := &Store{cfg: cfg, clients: c, tokens: newTokens(), slots: newSlots()}
+	s := &Store{cfg: cfg, clients: c, tokens: newTokens(), slots: newSlots(), searches: rate.NewLimiter(searchRate, searchBurst)}
 	s.policies = newPolicies(s.policyChanged)
 	s.endpoints = newEndpoints(cfg.Log, s.changed, s.connectionChanged)
+	s.actions = newActions(s.actionChanged)
 	s.trust = &published[Trust]{log: cfg.Log, parse: parseTrust, changed: func() { s.changed("") }}
 	s.beacon = &published[agentv1.Envelope]{log: cfg.Log, parse: parseBeacon, changed: func() {}}
 	s.pacer = newPacer(cfg.Log, c, s.endpoints, cfg.WriteRate, m)
@@ -81,7 +85,7 @@ func New(cfg Config) (*Store, error) {
 		duration: cfg.LeaseDuration, renew: cfg.LeaseRenew, renewed: m.renewed.SetToCurrentTime,
 	}
 	s.readings = s.allReadings()
-	m.pacer = s.pacer
+	m.pacer, m.actions = s.pacer, s.actions
 	if cfg.Registerer != nil {
 		if err := cfg.Registerer.Register(m); err != nil {
 			return nil, fmt.Errorf("register the store's metrics: %w", err)
@@ -96,6 +100,7 @@ func (s *Store) allReadings() []*reading {
 	named := func(name string) fields.Selector { return fields.OneTermEqualSelector(metav1.ObjectNameField, name) }
 	return []*reading{
 		newEndpointReading(log, c.rollcall, s.endpoints),
+		newActionReading(log, c.rollcall, s.actions),
 		newReading[*v1alpha1.EnrollmentToken]("EnrollmentTokens", log, listWatch(c.rollcall, tokensResource, everywhere, all), s.tokens, &v1alpha1.EnrollmentToken{}),
 		newReading[*v1alpha1.EndpointPolicy]("EndpointPolicies", log, listWatch(c.rollcall, policiesResource, everywhere, all), s.policies, &v1alpha1.EndpointPolicy{}),
 		newReading[*certv1.CertificateSigningRequest]("CertificateSigningRequests", log,
@@ -162,6 +167,16 @@ func (s *Store) OnPolicy(f func(namespace, name string)) { s.onPolicy = append(s
 func (s *Store) policyChanged(namespace, name string) {
 	for _, f := range s.onPolicy {
 		f(namespace, name)
+	}
+}
+
+// OnAction has f called, soon after the change, with the identity that an action was admitted for which is open, and new or changed, or is not
+// open any more. f must be quick. Call OnAction before Run.
+func (s *Store) OnAction(f func(identityID string)) { s.onAction = append(s.onAction, f) }
+
+func (s *Store) actionChanged(identityID string) {
+	for _, f := range s.onAction {
+		f(identityID)
 	}
 }
 
