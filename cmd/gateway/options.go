@@ -39,6 +39,8 @@ type options struct {
 	messageRate, sessionRate    float64
 	messageBurst, maxUnanswered int
 	drainSpread                 time.Duration
+	actionRepeat, actionRuns    time.Duration
+	actionWait                  time.Duration
 	writeRate                   float64
 	drainTimeout                time.Duration
 	log                         flags.Log
@@ -83,10 +85,13 @@ func parse(args []string) (*options, error) {
 	f.DurationVar(&o.sessionSweep, "session-sweep", time.Second, "how often all websockets are looked at for silence")
 	f.DurationVar(&o.downAfter, "session-down-after", 30*time.Second, "how long after a websocket's end the endpoint is recorded as not connected, if it was not heard of since")
 	f.DurationVar(&o.seenRefresh, "seen-refresh", time.Hour, "how often it is recorded when an endpoint on a websocket was last heard of")
-	f.Float64Var(&o.messageRate, "message-rate", 20, "messages a second of one agent on its websocket")
+	f.Float64Var(&o.messageRate, "message-rate", 20, "messages a second of one agent on its websocket, or of its reports on actions over HTTPS")
 	f.IntVar(&o.messageBurst, "message-burst", 60, "messages of one agent at once")
 	f.IntVar(&o.maxUnanswered, "max-unanswered", 8, "messages of one agent that may wait for an answer")
-	f.Float64Var(&o.writeRate, "write-rate", 100, "writes a second to the status of Endpoints")
+	f.DurationVar(&o.actionRepeat, "action-repeat", 30*time.Second, "after how long an action is sent again on the same websocket that the agent has not acknowledged")
+	f.DurationVar(&o.actionRuns, "action-running-after", 2*time.Second, "how long an action must run before that is recorded")
+	f.DurationVar(&o.actionWait, "action-wait", 2*time.Second, "how long the answer to a heartbeat over HTTPS waits until actions for it are recorded as sent; the agent asks for later ones at once")
+	f.Float64Var(&o.writeRate, "write-rate", 100, "writes a second to the status of Endpoints; those of actions are never held back")
 	f.DurationVar(&o.drainTimeout, "drain-timeout", 20*time.Second, "after SIGTERM: half of it for websockets to move to other gateways, a quarter each for requests under way and for what waits to be written")
 	f.DurationVar(&o.drainSpread, "drain-spread", 5*time.Second, "over how long the websockets of many agents are closed after SIGTERM; of few, less")
 	o.log.Add(f)

@@ -15,6 +15,7 @@ import (
 
 	"github.com/rollcall-dev/rollcall/internal/gateway"
 	"github.com/rollcall-dev/rollcall/internal/gateway/auth"
+	"github.com/rollcall-dev/rollcall/internal/gateway/dispatch"
 	"github.com/rollcall-dev/rollcall/internal/gateway/enroll"
 	"github.com/rollcall-dev/rollcall/internal/gateway/heartbeat"
 	"github.com/rollcall-dev/rollcall/internal/gateway/limit"
@@ -31,6 +32,7 @@ type process struct {
 	store    *store.Store
 	serving  *serving.Keeper
 	sessions *session.Hub
+	actions  *dispatch.Dispatcher
 	agents   *listen.Server
 	health   *gateway.Health
 }
@@ -56,11 +58,15 @@ func build(o *options, log logr.Logger) (*process, error) {
 	if err != nil {
 		return nil, fmt.Errorf("register metrics: %w", err)
 	}
+	actions, err := newDispatcher(o, name, log, s, registry)
+	if err != nil {
+		return nil, err
+	}
 	beats := heartbeat.New(heartbeat.Config{
-		Source: s, Gateway: name, MinInterval: o.beatSpacing, Burst: o.beatBurst, Grace: o.latePackets, PingInterval: o.pingInterval,
+		Source: s, Actions: actions, Gateway: name, MinInterval: o.beatSpacing, Burst: o.beatBurst, Grace: o.latePackets, PingInterval: o.pingInterval,
 	})
 	judge := auth.New(s)
-	sessions, err := newHub(o, log, beats, judge, registry)
+	sessions, err := newHub(o, log, beats, actions, judge, registry)
 	if err != nil {
 		return nil, err
 	}
@@ -69,8 +75,10 @@ func build(o *options, log logr.Logger) (*process, error) {
 		PerSource: limit.PerSecond(o.perSource, int(5*o.perSource)), PerToken: limit.PerSecond(o.perToken, int(o.perToken)), Total: limit.PerSecond(o.total, int(o.total)),
 	})
 	tell(s, beats, certificates, sessions)
-	front := gateway.New(gateway.Config{Source: s, Auth: judge, Enroll: certificates, Heartbeat: beats, Sessions: sessions, Metrics: metrics, Log: log})
-	p := &process{options: o, log: log, store: s, serving: serving.New(s, o.names, o.servingRenew, log), sessions: sessions}
+	front := gateway.New(gateway.Config{
+		Source: s, Auth: judge, Enroll: certificates, Heartbeat: beats, Actions: actions, Sessions: sessions, Metrics: metrics, Log: log,
+	})
+	p := &process{options: o, log: log, store: s, serving: serving.New(s, o.names, o.servingRenew, log), sessions: sessions, actions: actions}
 	p.agents = listen.New(listen.Config{
 		Certificate: p.serving.Certificate, Welcome: front.Welcome, Handshake: metrics.Handshake, Log: log,
 		MaxHandshakes: o.maxHandshakes, MaxStrangers: o.maxStrangers, MaxConnections: o.maxConnections,
@@ -84,13 +92,24 @@ func build(o *options, log logr.Logger) (*process, error) {
 	return p, nil
 }
 
-func newHub(o *options, log logr.Logger, beats *heartbeat.Service, judge *auth.Authenticator, registry prometheus.Registerer) (*session.Hub, error) {
+func newDispatcher(o *options, name string, log logr.Logger, s *store.Store, registry prometheus.Registerer) (*dispatch.Dispatcher, error) {
+	metrics, err := dispatch.NewMetrics(registry)
+	if err != nil {
+		return nil, fmt.Errorf("register metrics: %w", err)
+	}
+	return dispatch.New(dispatch.Config{
+		Source: s, API: s, Metrics: metrics, Log: log, Gateway: name, Timing: dispatch.Timing{Repeat: o.actionRepeat, RunningAfter: o.actionRuns},
+		Wait: o.actionWait, Updates: limit.PerSecond(o.messageRate, o.messageBurst), DrainTimeout: o.drainTimeout / 4,
+	}), nil
+}
+
+func newHub(o *options, log logr.Logger, beats *heartbeat.Service, actions *dispatch.Dispatcher, judge *auth.Authenticator, registry prometheus.Registerer) (*session.Hub, error) {
 	metrics, err := session.NewMetrics(registry)
 	if err != nil {
 		return nil, fmt.Errorf("register metrics: %w", err)
 	}
 	return session.New(session.Config{
-		Beats: beats, Auth: judge, Metrics: metrics, Log: log,
+		Beats: beats, Actions: actions, Auth: judge, Metrics: metrics, Log: log,
 		FirstMessage: o.firstMessage, Slack: o.sessionSlack, DownAfter: o.downAfter, Refresh: o.seenRefresh, Sweep: o.sessionSweep, Spread: o.drainSpread,
 		Messages: limit.PerSecond(o.messageRate, o.messageBurst), Unanswered: o.maxUnanswered, Upgrades: limit.PerSecond(o.sessionRate, int(o.sessionRate)),
 	}), nil
@@ -109,6 +128,10 @@ func tell(s *store.Store, beats *heartbeat.Service, certificates *enroll.Service
 	s.OnConnection(func(identityID string) {
 		beats.Changed(identityID)
 		sessions.Changed(identityID)
+	})
+	s.OnAction(func(identityID string) {
+		beats.Changed(identityID)
+		sessions.ActionsChanged(identityID)
 	})
 	s.OnPolicy(func(string, string) {
 		beats.PolicyChanged()
@@ -155,6 +178,7 @@ func (p *process) serve(ctx context.Context, agents, probes net.Listener) error 
 	start(&serving, "serve agents", func() error { return p.agents.Serve(agents) })
 	serving.Go(func() { p.serving.Run(asking) })
 	serving.Go(func() { p.sessions.Run(asking) })
+	writing.Go(func() { p.actions.Run(reporting) })
 	if probes != nil {
 		start(&serving, "serve health", func() error { return health.Serve(probes) })
 	}
@@ -168,7 +192,7 @@ func (p *process) serve(ctx context.Context, agents, probes net.Listener) error 
 	p.log.Info("Stopping: websockets are closed, requests under way are finished, what waits is written.")
 	p.health.Drain()
 	// Websockets have half of the time, while HTTPS is still served: agents fall back to it where there is no other gateway. Requests have a
-	// quarter, and so has what waits to be written.
+	// quarter, and so has what waits to be written: what agents reported of actions, and what was reported of endpoints.
 	within(background, p.options.drainTimeout/2, p.sessions.Drain)
 	within(background, p.options.drainTimeout/4, p.agents.Shutdown)
 	stopAsking()

@@ -13,6 +13,7 @@ import (
 
 	agentv1 "github.com/rollcall-dev/rollcall/api/agent/v1"
 	"github.com/rollcall-dev/rollcall/internal/gateway/auth"
+	"github.com/rollcall-dev/rollcall/internal/gateway/dispatch"
 	"github.com/rollcall-dev/rollcall/internal/gateway/enroll"
 	"github.com/rollcall-dev/rollcall/internal/gateway/heartbeat"
 	"github.com/rollcall-dev/rollcall/internal/gateway/listen"
@@ -33,6 +34,7 @@ type Config struct {
 	Auth      *auth.Authenticator
 	Enroll    *enroll.Service
 	Heartbeat *heartbeat.Service
+	Actions   *dispatch.Dispatcher
 	Sessions  *session.Hub
 	Metrics   *Metrics
 	Log       logr.Logger
@@ -77,6 +79,7 @@ var routes = []route{
 	{wire.PathEnroll, "enroll", []string{http.MethodPost}, false, (*connection).serveEnroll},
 	{wire.PathRenew, "renew", []string{http.MethodPost}, false, (*connection).serveRenew},
 	{wire.PathHeartbeat, "heartbeat", []string{http.MethodPost}, false, (*connection).serveHeartbeat},
+	{wire.PathActions, "actions", []string{http.MethodPost}, false, (*connection).serveActions},
 	{wire.PathSession, "session", []string{http.MethodGet}, false, (*connection).serveSession},
 }
 
@@ -173,13 +176,31 @@ func (c *connection) serveHeartbeat(w http.ResponseWriter, r *http.Request, now 
 	if p != nil {
 		return p
 	}
-	reply := &agentv1.HeartbeatReply{}
-	p = c.gateway.Heartbeat.Beat(agent, m, nil, heartbeat.Via{Address: c.peer.Address}, now, reply)
+	reply, line := &agentv1.HeartbeatReply{}, dispatch.NewAnswer()
+	p = c.gateway.Heartbeat.Beat(agent, m, nil, heartbeat.Via{Line: line, Address: c.peer.Address}, now, reply)
 	c.gateway.Sessions.Heard(e.IdentityID) // it may have said that its session is over
 	if p != nil {
 		return p
 	}
+	c.gateway.Actions.Wait(r.Context(), line, reply)
 	return answer(w, codec, reply)
+}
+
+func (c *connection) serveActions(w http.ResponseWriter, r *http.Request, now time.Time) *wire.Problem {
+	e, p := c.authenticate(w, now)
+	if p != nil {
+		return p
+	}
+	agent := c.gateway.Heartbeat.Agent(e, now).Actions()
+	if p := c.gateway.Actions.Admit(agent, now); p != nil {
+		return p
+	}
+	m := &agentv1.ActionUpdates{}
+	codec, p := wire.Decode(r, wire.MaxActionsBytes, m, wire.CheckActionUpdates)
+	if p != nil {
+		return p
+	}
+	return answer(w, codec, c.gateway.Actions.Updates(r.Context(), agent, c.credentials.Certificate.SPKI, m.GetUpdates(), now))
 }
 
 func (c *connection) serveEnroll(w http.ResponseWriter, r *http.Request, now time.Time) *wire.Problem {

@@ -34,6 +34,7 @@ import (
 	"github.com/rollcall-dev/rollcall/api/v1alpha1"
 	"github.com/rollcall-dev/rollcall/internal/envelope"
 	"github.com/rollcall-dev/rollcall/internal/gateway/auth"
+	"github.com/rollcall-dev/rollcall/internal/gateway/dispatch"
 	"github.com/rollcall-dev/rollcall/internal/gateway/enroll"
 	"github.com/rollcall-dev/rollcall/internal/gateway/heartbeat"
 	"github.com/rollcall-dev/rollcall/internal/gateway/limit"
@@ -59,6 +60,7 @@ type book struct {
 	endpoints map[string]store.Endpoint
 	writes    int
 	pending   bool
+	action    *v1alpha1.EndpointAction // the only one, nil for none
 }
 
 func (b *book) lock() func() { b.mu.Lock(); return b.mu.Unlock }
@@ -97,6 +99,31 @@ func (b *book) Certify(ctx context.Context, _, _ []byte, _ *agentv1.Envelope) ([
 	return []byte("certificate"), nil
 }
 
+func (b *book) OpenActions(string) []*v1alpha1.EndpointAction {
+	defer b.lock()()
+	if b.action == nil || b.action.Status.FinishTime != nil {
+		return nil
+	}
+	return []*v1alpha1.EndpointAction{b.action}
+}
+
+func (b *book) Action(uid string) (*v1alpha1.EndpointAction, bool) {
+	for _, a := range b.OpenActions(id) {
+		return a, string(a.UID) == uid
+	}
+	return nil, false
+}
+
+func (b *book) ReadAction(context.Context, store.Ref, string) (*v1alpha1.EndpointAction, error) {
+	return nil, store.ErrGone
+}
+
+func (b *book) WriteAction(_ context.Context, a *v1alpha1.EndpointAction) (*v1alpha1.EndpointAction, error) {
+	defer b.lock()()
+	b.action = a
+	return a, nil
+}
+
 func (b *book) lifecycle(l v1alpha1.EndpointLifecycle) {
 	defer b.lock()()
 	e := b.endpoints[id]
@@ -113,6 +140,7 @@ type world struct {
 	registry *prometheus.Registry
 	server   *listen.Server
 	sessions tls.ClientSessionCache
+	actions  *dispatch.Dispatcher
 	beats    *heartbeat.Service
 	hub      *session.Hub
 }
@@ -136,15 +164,16 @@ func newWorld(t testing.TB) *world {
 	}
 	wide := limit.PerSecond(1000, 1000)
 	judge := auth.New(w.book)
+	w.dispatch()
 	w.beats = heartbeat.New(heartbeat.Config{
-		Source: w.book, Gateway: "gw-abcde-fghij", MinInterval: time.Nanosecond, Burst: 100, Grace: time.Minute, PingInterval: time.Minute,
+		Source: w.book, Actions: w.actions, Gateway: "gw-abcde-fghij", MinInterval: time.Nanosecond, Burst: 100, Grace: time.Minute, PingInterval: time.Minute,
 	})
 	w.serveSessions(session.Config{
-		Beats: w.beats, Auth: judge, Log: logr.Discard(), FirstMessage: time.Minute, Slack: time.Minute, DownAfter: time.Minute,
+		Beats: w.beats, Actions: w.actions, Auth: judge, Log: logr.Discard(), FirstMessage: time.Minute, Slack: time.Minute, DownAfter: time.Minute,
 		Refresh: time.Hour, Sweep: time.Second, Messages: limit.PerSecond(1e6, 1e6), Unanswered: 8, Upgrades: wide, Spread: time.Second,
 	})
 	g := New(Config{
-		Source: w.book, Auth: judge, Metrics: metrics, Log: logr.Discard(), Heartbeat: w.beats, Sessions: w.hub,
+		Source: w.book, Auth: judge, Metrics: metrics, Log: logr.Discard(), Heartbeat: w.beats, Actions: w.actions, Sessions: w.hub,
 		Enroll: enroll.New(enroll.Config{Source: w.book, PerSource: wide, PerToken: wide, Total: wide, Renewal: wide, Wait: time.Minute, Waiting: 100}),
 	})
 	serving := certificate(t, ca, caKey, func(c *x509.Certificate) { c.DNSNames = []string{"gateway"} })
@@ -171,6 +200,21 @@ func newWorld(t testing.TB) *world {
 		}
 	})
 	return w
+}
+
+func (w *world) dispatch() {
+	metrics, err := dispatch.NewMetrics(w.registry)
+	if err != nil {
+		w.Fatal(err)
+	}
+	w.actions = dispatch.New(dispatch.Config{
+		Source: w.book, API: w.book, Metrics: metrics, Log: logr.Discard(), Gateway: "gw-abcde-fghij", Wait: 10 * time.Second,
+		Timing: dispatch.Timing{Repeat: time.Minute, RunningAfter: time.Minute}, Updates: limit.PerSecond(1000, 1000), DrainTimeout: time.Second,
+	})
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() { w.actions.Run(ctx); close(done) }()
+	w.Cleanup(func() { stop(); <-done })
 }
 
 func authority(t testing.TB) (*ecdsa.PrivateKey, *x509.Certificate) {
@@ -326,6 +370,10 @@ func TestRoutes(t *testing.T) {
 		{"an enrolment of 16 KiB and a byte", "POST", wire.PathEnroll, none, make([]byte, wire.MaxEnrollBytes+1), []string{"Content-Type", protobufType}, "413 payload-too-large", true},
 		{"an enrolment that is none", "POST", wire.PathEnroll, none, []byte("{}"), []string{"Content-Type", jsonType}, "400 malformed", true},
 		{"a renewal that is none", "POST", wire.PathRenew, none, []byte("{}"), []string{"Content-Type", jsonType}, "400 malformed", true},
+		{"reports without certificate", "POST", wire.PathActions, none, []byte("{}"), []string{"Content-Type", jsonType}, "401 certificate-required", true},
+		{"reports of nothing", "POST", wire.PathActions, agent, []byte("{}"), []string{"Content-Type", jsonType}, "400 malformed", false},
+		{"reports of 256 KiB and a byte", "POST", wire.PathActions, agent, make([]byte, wire.MaxActionsBytes+1), []string{"Content-Type", protobufType}, "413 payload-too-large", true},
+		{"another method to report", "GET", wire.PathActions, agent, nil, nil, "405 method-not-allowed", true},
 		{"a renewal that is none, by an agent that is known", "POST", wire.PathRenew, agent, []byte("{}"), []string{"Content-Type", jsonType}, "400 malformed", false},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -17,6 +17,7 @@ import (
 	agentv1 "github.com/rollcall-dev/rollcall/api/agent/v1"
 	"github.com/rollcall-dev/rollcall/api/v1alpha1"
 	"github.com/rollcall-dev/rollcall/internal/gateway/auth"
+	"github.com/rollcall-dev/rollcall/internal/gateway/dispatch"
 	"github.com/rollcall-dev/rollcall/internal/gateway/heartbeat"
 	"github.com/rollcall-dev/rollcall/internal/gateway/limit"
 	"github.com/rollcall-dev/rollcall/internal/gateway/session"
@@ -179,9 +180,9 @@ func (p *player) start() *replica {
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	g.beats = heartbeat.New(heartbeat.Config{Source: g.store, Gateway: g.name, MinInterval: time.Nanosecond, Burst: 100, Grace: time.Minute, PingInterval: 30 * time.Second})
+	g.beats = heartbeat.New(heartbeat.Config{Source: g.store, Actions: g, Gateway: g.name, MinInterval: time.Nanosecond, Burst: 100, Grace: time.Minute, PingInterval: 30 * time.Second})
 	g.hub = session.New(session.Config{
-		Beats: g.beats, Auth: g, Metrics: metrics, Log: logr.Discard(), FirstMessage: 10 * time.Second, Slack: 40 * time.Second, DownAfter: 30 * time.Second,
+		Beats: g.beats, Actions: g, Auth: g, Metrics: metrics, Log: logr.Discard(), FirstMessage: 10 * time.Second, Slack: 40 * time.Second, DownAfter: 30 * time.Second,
 		Refresh: 5 * time.Minute, Sweep: time.Second, Messages: limit.PerSecond(1000, 1000), Unanswered: 8, Upgrades: limit.PerSecond(1000, 1000), Spread: time.Second,
 	})
 	changed := func(id string) { g.beats.Changed(id); g.hub.Changed(id) }
@@ -193,6 +194,15 @@ func (p *player) start() *replica {
 	group.Go(func() { g.hub.Run(ctx) })
 	g.end = func() { cancel(); group.Wait() }
 	return g
+}
+
+// Heard, Look and Update are a dispatcher's that has nothing to do.
+func (g *replica) Heard(*dispatch.Agent, *agentv1.Heartbeat, dispatch.Line, time.Time) bool {
+	return false
+}
+func (g *replica) Look(*dispatch.Agent, dispatch.Line) {}
+func (g *replica) Update(*dispatch.Agent, []byte, *agentv1.ActionUpdate, time.Time, func(*wire.Problem)) (*wire.Problem, bool) {
+	return nil, true
 }
 
 // Check has no certificates to judge.

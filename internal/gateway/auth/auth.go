@@ -23,7 +23,7 @@ const (
 	backdate = 5 * time.Minute
 	// exporter is a label for keying material that is thrown away: that there is some proves the extended master secret.
 	exporter = "EXPERIMENTAL rollcall"
-	// maxCached bounds the cache, at some 300 bytes each.
+	// maxCached bounds the cache, at some 400 bytes each.
 	maxCached = 1 << 16
 )
 
@@ -31,6 +31,7 @@ const (
 type Certificate struct {
 	IdentityID          string
 	Key                 store.KeyHash
+	SPKI                []byte // of the same key (DER), if this fleet issued the certificate
 	NotBefore, NotAfter time.Time
 
 	issuer    [sha256.Size]byte // SHA-256 of the agent CA that signed it
@@ -124,6 +125,7 @@ func Read(leaf *x509.Certificate, trust *store.Trust) *Certificate {
 	for _, ca := range trust.AgentCAs {
 		if leaf.CheckSignatureFrom(ca) == nil && slices.Contains(leaf.ExtKeyUsage, x509.ExtKeyUsageClientAuth) {
 			c.issuer, c.issued = sha256.Sum256(ca.Raw), true
+			c.SPKI = append([]byte(nil), leaf.RawSubjectPublicKeyInfo...) // not a part of the whole certificate
 		}
 	}
 	if fleet, id, err := identity.ParseURI(leaf); err == nil && fleet == trust.FleetID {

@@ -12,6 +12,7 @@ import (
 
 	agentv1 "github.com/rollcall-dev/rollcall/api/agent/v1"
 	"github.com/rollcall-dev/rollcall/api/v1alpha1"
+	"github.com/rollcall-dev/rollcall/internal/gateway/dispatch"
 	"github.com/rollcall-dev/rollcall/internal/gateway/instance"
 	"github.com/rollcall-dev/rollcall/internal/liveness"
 	"github.com/rollcall-dev/rollcall/internal/store"
@@ -22,6 +23,8 @@ import (
 type Via struct {
 	// Session: on a websocket of this gateway, and not over HTTPS.
 	Session bool
+	// Line is what actions are sent by; nil: they wait.
+	Line dispatch.Line
 	// Address of the agent, as it is seen here.
 	Address netip.Addr
 	// Accepted, if there is one, is called once the heartbeat is, before anything is reported and while no other contact of the same agent is
@@ -98,9 +101,9 @@ func (a *Agent) nothingNew(says saying, via Via, now time.Time) bool {
 func (s *Service) consider(a *Agent, mark uint64, m *agentv1.Heartbeat, via Via, now time.Time, reply *agentv1.HeartbeatReply) *wire.Problem {
 	a.settled = 0
 	a.fresh.Store(true) // before the store is asked: what changes from here on makes it false again
-	e, there := s.config.Source.EndpointByIdentity(a.id)
+	e, there := s.config.Source.EndpointByIdentity(a.IdentityID())
 	if !there { // gone since it was authenticated, a moment ago
-		s.Forget(a.id)
+		s.Forget(a.IdentityID())
 		return unknown()
 	}
 	next, p := s.judge(e, instance.Contact{Instance: InstanceOf(m.GetAgent()), Gateway: s.gateway(via), At: now})
@@ -112,7 +115,8 @@ func (s *Service) consider(a *Agent, mark uint64, m *agentv1.Heartbeat, via Via,
 	}
 	s.report(a, e, next, m, via, now)
 	s.fill(a, e, next, m, now, reply)
-	if len(reply.Orders) == 0 && len(reply.Send) == 0 {
+	open := s.config.Actions.Heard(&a.actions, m, via.Line, now)
+	if len(reply.Orders) == 0 && len(reply.Send) == 0 && !open {
 		a.settled = mark
 	}
 	return nil

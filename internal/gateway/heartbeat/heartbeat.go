@@ -11,6 +11,7 @@ import (
 	"unique"
 
 	agentv1 "github.com/rollcall-dev/rollcall/api/agent/v1"
+	"github.com/rollcall-dev/rollcall/internal/gateway/dispatch"
 	"github.com/rollcall-dev/rollcall/internal/gateway/limit"
 	"github.com/rollcall-dev/rollcall/internal/store"
 	"github.com/rollcall-dev/rollcall/internal/wire"
@@ -24,9 +25,15 @@ type Source interface {
 	Write(r store.Report)
 }
 
+// Actions brings open actions to agents. *dispatch.Dispatcher does.
+type Actions interface {
+	Heard(a *dispatch.Agent, m *agentv1.Heartbeat, line dispatch.Line, now time.Time) (open bool)
+}
+
 // Config of a Service.
 type Config struct {
-	Source Source
+	Source  Source
+	Actions Actions
 	// Gateway is the name of this process: for people, and recorded with each session.
 	Gateway string
 	// MinInterval is how often an endpoint may beat when half its interval is longer than that; Burst how often at once.
@@ -38,7 +45,7 @@ type Config struct {
 	PingInterval time.Duration
 }
 
-// Service answers heartbeats. It remembers of each endpoint that beats here what it said last, in some 200 bytes, and nothing that matters:
+// Service answers heartbeats. It remembers of each endpoint that beats here what it said last, in some 250 bytes, and nothing that matters:
 // what is forgotten is asked for again.
 type Service struct {
 	config Config
@@ -50,7 +57,7 @@ type Service struct {
 
 // Agent is what is remembered of one.
 type Agent struct {
-	id string
+	actions dispatch.Agent
 	// fresh says that nothing has changed in the store since it was last asked about this agent.
 	fresh atomic.Bool
 	// gone says that nobody is told any more when something changes: no endpoint had the identity for a moment.
@@ -90,7 +97,7 @@ func (s *Service) Forget(identityID string) {
 	}
 }
 
-// Changed notes that something is new in the store about an identity. It is for store.OnChange and OnConnection.
+// Changed notes that something is new in the store about an identity. It is for store.OnChange, OnConnection and OnAction.
 func (s *Service) Changed(identityID string) {
 	s.mu.Lock()
 	a := s.agents[identityID]
@@ -121,7 +128,7 @@ func (s *Service) Agent(e store.Endpoint, now time.Time) *Agent {
 	s.mu.Lock()
 	a := s.agents[e.IdentityID]
 	if a == nil {
-		a = &Agent{id: e.IdentityID, ping: s.config.PingInterval}
+		a = &Agent{actions: dispatch.Agent{ID: e.IdentityID}, ping: s.config.PingInterval}
 		s.agents[e.IdentityID] = a
 	}
 	s.mu.Unlock()
@@ -133,7 +140,10 @@ func (s *Service) Agent(e store.Endpoint, now time.Time) *Agent {
 }
 
 // IdentityID is whose agent it is.
-func (a *Agent) IdentityID() string { return a.id }
+func (a *Agent) IdentityID() string { return a.actions.ID }
+
+// Actions is what is remembered of its actions.
+func (a *Agent) Actions() *dispatch.Agent { return &a.actions }
 
 // PingInterval is how often the agent gives a sign of life on a session, as far as is known.
 func (a *Agent) PingInterval() time.Duration {

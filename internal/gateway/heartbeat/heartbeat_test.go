@@ -15,6 +15,7 @@ import (
 
 	agentv1 "github.com/rollcall-dev/rollcall/api/agent/v1"
 	"github.com/rollcall-dev/rollcall/api/v1alpha1"
+	"github.com/rollcall-dev/rollcall/internal/gateway/dispatch"
 	"github.com/rollcall-dev/rollcall/internal/store"
 	"github.com/rollcall-dev/rollcall/internal/wire"
 )
@@ -33,6 +34,18 @@ type book struct {
 	policy   store.Policy
 	beacon   *agentv1.Envelope
 	writes   []store.Report
+	// open says that there are open actions; lines are those that heartbeats came by which were told of.
+	open  bool
+	lines []dispatch.Line
+}
+
+// Heard is the dispatcher's.
+func (s *book) Heard(a *dispatch.Agent, _ *agentv1.Heartbeat, line dispatch.Line, _ time.Time) bool {
+	if a.ID != s.endpoint.IdentityID {
+		panic("of another agent")
+	}
+	s.lines = append(s.lines, line)
+	return s.open
 }
 
 func (s *book) EndpointByIdentity(id string) (store.Endpoint, bool) {
@@ -99,7 +112,7 @@ func newWorld(t *testing.T) *world {
 
 // restart is what a gateway does that forgets everything.
 func (w *world) restart() {
-	w.service = New(Config{Source: w.source, Gateway: "gw-abcde-fghij", MinInterval: 10 * time.Second, Burst: 4, Grace: time.Minute, PingInterval: 30 * time.Second})
+	w.service = New(Config{Source: w.source, Actions: w.source, Gateway: "gw-abcde-fghij", MinInterval: 10 * time.Second, Burst: 4, Grace: time.Minute, PingInterval: 30 * time.Second})
 }
 
 func heartbeat(change func(*agentv1.Heartbeat)) *agentv1.Heartbeat {
@@ -357,5 +370,39 @@ func TestLackingOrders(t *testing.T) {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+// Each heartbeat of an endpoint with open actions is told of, and of others only what is new; one that is refused never is.
+func TestOpenActions(t *testing.T) {
+	w := newWorld(t)
+	told := func(want int, why string) {
+		t.Helper()
+		if got := len(w.source.lines); got != want {
+			t.Errorf("%s: told of %d heartbeats, want %d", why, got, want)
+		}
+		w.source.lines = nil
+	}
+	w.beat(heartbeat(whole), []string{"connection+agent+inventory+seen"}, "")
+	w.beat(heartbeat(nil), nil, "")
+	told(1, "what is new")
+	w.beat(heartbeat(nil), nil, "")
+	told(0, "nothing is open")
+	w.source.open = true
+	w.service.Changed(identityID)
+	w.beat(heartbeat(nil), nil, "")
+	w.beat(heartbeat(nil), nil, "")
+	told(2, "an action is open")
+	w.beat(heartbeat(func(m *agentv1.Heartbeat) { m.Agent.Epoch = 4; m.Agent.InstanceId = strings.Repeat("b", 32) }), nil, wire.SessionReplaced)
+	told(0, "a late packet")
+	w.source.open = false
+	w.service.Changed(identityID)
+	w.beat(heartbeat(nil), nil, "")
+	w.beat(heartbeat(nil), nil, "")
+	told(1, "it has ended")
+	line := dispatch.NewAnswer()
+	w.service.Changed(identityID)
+	if p := w.service.Beat(w.agent(), heartbeat(nil), nil, Via{Line: line, Address: home}, w.now, &agentv1.HeartbeatReply{}); p != nil || w.source.lines[0] != line {
+		t.Errorf("%v, by %v", p, w.source.lines)
 	}
 }

@@ -15,7 +15,7 @@ import (
 func (s *Service) Review(a *Agent, session store.Instance, via Via, last, now time.Time) *wire.Problem {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	e, there := s.config.Source.EndpointByIdentity(a.id)
+	e, there := s.config.Source.EndpointByIdentity(a.IdentityID())
 	if !there {
 		return unknown()
 	}
@@ -33,7 +33,7 @@ func (s *Service) Review(a *Agent, session store.Instance, via Via, last, now ti
 func (s *Service) Orders(a *Agent) (lacks []*agentv1.Envelope, beacon *agentv1.Envelope) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	e, there := s.config.Source.EndpointByIdentity(a.id)
+	e, there := s.config.Source.EndpointByIdentity(a.IdentityID())
 	if !there || e.Connection.ConflictInstance != "" {
 		return nil, nil
 	}
@@ -48,11 +48,17 @@ func (s *Service) Orders(a *Agent) (lacks []*agentv1.Envelope, beacon *agentv1.E
 	return lacking(a.held, of), beacon
 }
 
+// Beacon is the newest; nil if there is none.
+func (s *Service) Beacon() *agentv1.Envelope {
+	beacon, _ := s.config.Source.Beacon()
+	return beacon
+}
+
 // Refresh reports when an agent on a session was last heard of, if what is stored is older than age before that.
 func (s *Service) Refresh(a *Agent, last time.Time, age time.Duration) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	e, there := s.config.Source.EndpointByIdentity(a.id)
+	e, there := s.config.Source.EndpointByIdentity(a.IdentityID())
 	if there && last.Sub(e.LastSeen) >= age {
 		s.config.Source.Write(store.Report{Ref: e.Ref, Seen: last, Replaces: e.Connection})
 	}
@@ -72,7 +78,7 @@ func (s *Service) upHere(c store.Connection) bool {
 func (s *Service) Down(a *Agent, session store.Instance, last, now time.Time) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	e, there := s.config.Source.EndpointByIdentity(a.id)
+	e, there := s.config.Source.EndpointByIdentity(a.IdentityID())
 	if !there || e.Connection.Instance != session || !s.upHere(e.Connection) {
 		return
 	}

@@ -35,9 +35,10 @@ func benchHub(b testing.TB, n int) (*Hub, *book) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	beats := heartbeat.New(heartbeat.Config{Source: source, Gateway: own, MinInterval: time.Nanosecond, Burst: 100, Grace: time.Minute, PingInterval: 30 * time.Second})
+	actions := newDispatcher(b, source)
+	beats := heartbeat.New(heartbeat.Config{Source: source, Actions: actions, Gateway: own, MinInterval: time.Nanosecond, Burst: 100, Grace: time.Minute, PingInterval: 30 * time.Second})
 	hub := New(Config{
-		Beats: beats, Auth: anybody{}, Metrics: metrics, Log: logr.Discard(), FirstMessage: time.Minute, Slack: time.Minute,
+		Beats: beats, Actions: actions, Auth: anybody{}, Metrics: metrics, Log: logr.Discard(), FirstMessage: time.Minute, Slack: time.Minute,
 		DownAfter: time.Minute, Refresh: time.Hour, Sweep: time.Second, Messages: limit.PerSecond(1e9, 1e9), Unanswered: 8, Upgrades: limit.PerSecond(1e6, 1e6),
 	})
 	return hub, source

@@ -20,7 +20,7 @@ func FuzzHandle(f *testing.F) {
 	e := store.Endpoint{Ref: store.Ref{UID: "u"}, IdentityID: idOf(1)}
 	source.endpoints[idOf(1)] = e
 	begin := func() *Session {
-		hub.Open(null{}, auth.Credentials{}, hub.config.Beats.Agent(e, time.Now()), home, time.Now())
+		hub.Open(null{}, auth.Credentials{Certificate: &auth.Certificate{}}, hub.config.Beats.Agent(e, time.Now()), home, time.Now())
 		s := hub.all[len(hub.all)-1]
 		first, err := wire.Protobuf.Marshal(&agentv1.AgentMessage{Id: 1, Body: &agentv1.AgentMessage_Heartbeat{Heartbeat: beat(1)}})
 		if err != nil {

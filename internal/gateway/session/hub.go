@@ -8,7 +8,9 @@ import (
 
 	"github.com/go-logr/logr"
 
+	agentv1 "github.com/rollcall-dev/rollcall/api/agent/v1"
 	"github.com/rollcall-dev/rollcall/internal/gateway/auth"
+	"github.com/rollcall-dev/rollcall/internal/gateway/dispatch"
 	"github.com/rollcall-dev/rollcall/internal/gateway/heartbeat"
 	"github.com/rollcall-dev/rollcall/internal/gateway/limit"
 	"github.com/rollcall-dev/rollcall/internal/store"
@@ -21,9 +23,16 @@ type Authenticator interface {
 	Check(cr auth.Credentials, now time.Time) (store.Endpoint, *wire.Problem)
 }
 
+// Actions brings open actions to agents, and takes what they say of them. *dispatch.Dispatcher does.
+type Actions interface {
+	Look(a *dispatch.Agent, line dispatch.Line)
+	Update(a *dispatch.Agent, key []byte, says *agentv1.ActionUpdate, now time.Time, answer func(*wire.Problem)) (p *wire.Problem, done bool)
+}
+
 // Config of a Hub.
 type Config struct {
 	Beats   *heartbeat.Service
+	Actions Actions
 	Auth    Authenticator
 	Metrics *Metrics
 	Log     logr.Logger

@@ -16,7 +16,7 @@ type Metrics struct {
 	messages       *prometheus.CounterVec
 	sweep          prometheus.Histogram
 
-	heartbeats, pings, unknown prometheus.Counter
+	heartbeats, pings, updates, unknown prometheus.Counter
 }
 
 // codes that have a series of their own. An agent may close with any.
@@ -40,7 +40,7 @@ func NewMetrics(r prometheus.Registerer) (*Metrics, error) {
 			Name: "rollcall_gateway_sessions_closed_total", Help: "Websockets that ended, by close code, whoever closed; 1006: the connection broke off.",
 		}, []string{"code"}),
 		messages: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "rollcall_gateway_session_messages_total", Help: "Messages of agents on sessions by kind: heartbeat, ping, or unknown.",
+			Name: "rollcall_gateway_session_messages_total", Help: "Messages of agents on sessions by kind: heartbeat, ping, update (of an action), or unknown.",
 		}, []string{"kind"}),
 		sweep: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "rollcall_gateway_session_sweep_duration_seconds", Help: "Time to look at all sessions' times once.",
@@ -55,7 +55,8 @@ func NewMetrics(r prometheus.Registerer) (*Metrics, error) {
 	for _, code := range codes {
 		m.ends.WithLabelValues(label(code))
 	}
-	m.heartbeats, m.pings, m.unknown = m.messages.WithLabelValues("heartbeat"), m.messages.WithLabelValues("ping"), m.messages.WithLabelValues("unknown")
+	m.heartbeats, m.pings = m.messages.WithLabelValues("heartbeat"), m.messages.WithLabelValues("ping")
+	m.updates, m.unknown = m.messages.WithLabelValues("update"), m.messages.WithLabelValues("unknown")
 	return m, nil
 }
 

@@ -1,12 +1,6 @@
 package session
 
-import (
-	"time"
-
-	"google.golang.org/protobuf/types/known/timestamppb"
-
-	agentv1 "github.com/rollcall-dev/rollcall/api/agent/v1"
-)
+import "time"
 
 // maxPushers is how many sessions orders are written to at once. Agents that do not read keep each of them for as long as a write may take.
 const maxPushers = 64
@@ -67,6 +61,24 @@ func (h *Hub) review(s *Session, now time.Time) {
 		return
 	}
 	h.push(s)
+	h.look(s)
+}
+
+// ActionsChanged has the actions of an identity looked at that is on a session. It is for store.OnAction.
+func (h *Hub) ActionsChanged(identityID string) {
+	h.mu.Lock()
+	s := h.sessions[identityID]
+	h.mu.Unlock()
+	if s != nil {
+		h.look(s)
+	}
+}
+
+// look has the actions looked at of an agent whose first heartbeat was heard whole: what it says of its journal matters.
+func (h *Hub) look(s *Session) {
+	if s.heard.Load() {
+		h.config.Actions.Look(s.agent.Actions(), s)
+	}
 }
 
 // orphan finds a session that is recorded as up here and is not: what said that it is down was lost, or the API server was set back.
@@ -83,14 +95,19 @@ func (h *Hub) orphan(identityID string, now time.Time) {
 	}
 }
 
-// push has a session looked at soon whether it lacks orders.
+// push has a session looked at soon whether it lacks orders, or something waits to be written. No two pushers are at one session: an agent that
+// does not read keeps one.
 func (h *Hub) push(s *Session) {
-	if !s.is(up) || s.queued.Swap(true) {
+	if !s.is(up) {
 		return
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if s.index < 0 || h.draining {
+	if s.queued || s.index < 0 || h.draining {
+		return
+	}
+	s.queued = true
+	if s.pushing { // its pusher sees that
 		return
 	}
 	h.pushes.waiting = append(h.pushes.waiting, s)
@@ -104,40 +121,39 @@ func (h *Hub) push(s *Session) {
 // pusher works until nobody waits.
 func (h *Hub) pusher() {
 	defer h.running.Done()
-	for {
-		h.mu.Lock()
-		if len(h.pushes.waiting) == 0 {
-			h.pushes.waiting = nil
-			h.pushes.pushers--
-			h.mu.Unlock()
-			return
-		}
-		s := h.pushes.waiting[0]
-		h.pushes.waiting = h.pushes.waiting[1:]
-		h.mu.Unlock()
-		s.queued.Store(false)
+	for s := h.pushed(nil); s != nil; s = h.pushed(s) {
 		s.push(time.Now())
 	}
 }
 
-// push sends the orders that the agent lacks. If they do not arrive, its next heartbeat brings them.
+// pushed gives a pusher the next session, after the one that it was at.
+func (h *Hub) pushed(before *Session) *Session {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if before != nil {
+		before.pushing = false
+		if before.queued {
+			h.pushes.waiting = append(h.pushes.waiting, before)
+		}
+	}
+	if len(h.pushes.waiting) == 0 {
+		h.pushes.waiting = nil
+		h.pushes.pushers--
+		return nil
+	}
+	s := h.pushes.waiting[0]
+	h.pushes.waiting = h.pushes.waiting[1:]
+	s.queued, s.pushing = false, true
+	return s
+}
+
+// push sends the orders that the agent lacks, and what else waits. If orders do not arrive, its next heartbeat brings them.
 func (s *Session) push(now time.Time) {
-	orders, beacon := s.hub.config.Beats.Orders(s.agent)
-	if len(orders) == 0 {
-		return
+	if orders, beacon := s.hub.config.Beats.Orders(s.agent); len(orders) > 0 {
+		s.listen()
+		if s.write(ordersMessage(orders, beacon, now)) {
+			s.hub.metrics.orders.Inc()
+		}
 	}
-	s.listen()
-	buffer := buffers.Get().(*[]byte) //nolint:errcheck,forcetypeassert // the pool holds nothing else
-	defer keep(buffer)
-	message, p := encode(&agentv1.ServerMessage{Body: &agentv1.ServerMessage_Orders{
-		Orders: &agentv1.Orders{Orders: orders, Beacon: beacon, ServerTime: timestamppb.New(now)},
-	}}, (*buffer)[:0], s.conn.JSON())
-	if p != nil {
-		s.hub.end(s, p)
-		return
-	}
-	*buffer = message
-	if s.conn.Write(message) == nil { // one that failed is found out by the reader
-		s.hub.metrics.orders.Inc()
-	}
+	s.flush(now)
 }

@@ -53,17 +53,21 @@ type Session struct {
 	state      atomic.Int32
 	last       atomic.Int64 // when the last message came; see Hub.since
 	silence    atomic.Int64 // after which the session is over, in nanoseconds
-	queued     atomic.Bool  // it is looked at soon whether it lacks orders
+	heard      atomic.Bool  // its first heartbeat was
+	out        outbox
 
 	// Under the hub's lock.
+	queued  bool // a pusher will see to it
+	pushing bool // one is at it
+
 	index int           // in Hub.all; -1: not there any more
 	due   time.Duration // when its record is refreshed and its certificate judged anew; see Hub.since
 }
 
 func (s *Session) is(x state) bool { return state(s.state.Load()) == x }
 
-// Handle takes one complete message and appends the answer to out; there may be none. A problem ends the session. Messages are handed over one
-// at a time. When the answer was written, Answered is to be called.
+// Handle takes one complete message and appends the answer to out; there may be none, or it comes later and is written by a pusher. A problem ends
+// the session. Messages are handed over one at a time. When the answer was written, Answered is to be called.
 func (s *Session) Handle(now time.Time, message, out []byte) ([]byte, *wire.Problem) {
 	if s.is(over) {
 		return nil, nil
@@ -89,7 +93,9 @@ func (s *Session) Handle(now time.Time, message, out []byte) ([]byte, *wire.Prob
 		}
 	}
 	if w.reply.Body == nil {
-		s.unanswered.Add(-1)
+		if !w.later {
+			s.unanswered.Add(-1)
+		}
 		return nil, nil
 	}
 	return w.encode(out, s.conn.JSON())
@@ -116,6 +122,11 @@ func (s *Session) answer(now time.Time, w *work) *wire.Problem {
 			return s.begin(now, body.Heartbeat, w)
 		}
 		return s.beat(now, body.Heartbeat, w)
+	case *agentv1.AgentMessage_ActionUpdate:
+		s.hub.metrics.updates.Inc()
+		if s.is(up) {
+			s.update(now, body.ActionUpdate, w)
+		}
 	case *agentv1.AgentMessage_Ping:
 		s.hub.metrics.pings.Inc()
 		w.pong()
@@ -154,11 +165,26 @@ func (s *Session) beat(now time.Time, m *agentv1.Heartbeat, w *work) *wire.Probl
 	return s.judged(now, m, s.via(), w)
 }
 
+// update takes what the agent says of an action. A result is answered once it is durable.
+func (s *Session) update(now time.Time, says *agentv1.ActionUpdate, w *work) {
+	re := w.reply.Re
+	p, done := s.hub.config.Actions.Update(s.agent.Actions(), s.credentials.Certificate.SPKI, says, now, func(p *wire.Problem) { s.reply(re, p) })
+	switch {
+	case !done:
+		w.later = true
+	case p != nil:
+		w.problem(p)
+	default:
+		w.reply.Body = acknowledged
+	}
+}
+
 func (s *Session) judged(now time.Time, m *agentv1.Heartbeat, via heartbeat.Via, w *work) *wire.Problem {
 	if p := s.hub.config.Beats.Beat(s.agent, m, w.raw, via, now, w.beat()); p != nil {
 		return p
 	}
 	s.listen()
+	s.heard.Store(true)
 	return nil
 }
 
@@ -167,7 +193,9 @@ func (s *Session) listen() {
 	s.silence.Store(int64(2*s.agent.PingInterval() + s.hub.config.Slack))
 }
 
-func (s *Session) via() heartbeat.Via { return heartbeat.Via{Session: true, Address: s.address} }
+func (s *Session) via() heartbeat.Via {
+	return heartbeat.Via{Session: true, Line: s, Address: s.address}
+}
 
 func malformed(detail string) *wire.Problem {
 	return &wire.Problem{Name: wire.Malformed, Detail: "The message is not acceptable: " + detail + "."}

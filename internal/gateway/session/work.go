@@ -16,6 +16,7 @@ type work struct {
 	raw     []byte // the heartbeat of the message, encoded; nil if it is not known to be one
 	message agentv1.AgentMessage
 	reply   agentv1.ServerMessage
+	later   bool // the answer comes later
 
 	heartbeat agentv1.ServerMessage_HeartbeatReply
 	content   agentv1.HeartbeatReply
@@ -126,6 +127,6 @@ func (w *work) release() {
 	w.message.Reset()
 	w.reply.Reset()
 	w.content.Reset()
-	w.raw = nil
+	w.raw, w.later = nil, false
 	works.Put(w)
 }

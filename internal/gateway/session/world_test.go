@@ -14,6 +14,7 @@ import (
 	"math/big"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -28,6 +29,7 @@ import (
 	"github.com/rollcall-dev/rollcall/api/v1alpha1"
 	"github.com/rollcall-dev/rollcall/internal/envelope"
 	"github.com/rollcall-dev/rollcall/internal/gateway/auth"
+	"github.com/rollcall-dev/rollcall/internal/gateway/dispatch"
 	"github.com/rollcall-dev/rollcall/internal/gateway/heartbeat"
 	"github.com/rollcall-dev/rollcall/internal/gateway/limit"
 	"github.com/rollcall-dev/rollcall/internal/identity"
@@ -56,6 +58,8 @@ type book struct {
 	endpoints map[string]store.Endpoint
 	policy    store.Policy
 	writes    []store.Report
+	actions   []*v1alpha1.EndpointAction // that are open
+	slow      chan struct{}              // where set, writes of actions wait for it
 }
 
 func (b *book) lock() func() { b.mu.Lock(); return b.mu.Unlock }
@@ -93,6 +97,43 @@ func (b *book) Write(r store.Report) {
 	}
 }
 
+func (b *book) OpenActions(id string) (all []*v1alpha1.EndpointAction) {
+	defer b.lock()()
+	for _, a := range b.actions {
+		if a.Status.Admission.IdentityID == id {
+			all = append(all, a)
+		}
+	}
+	return all
+}
+
+func (b *book) Action(uid string) (*v1alpha1.EndpointAction, bool) {
+	defer b.lock()()
+	i := slices.IndexFunc(b.actions, func(a *v1alpha1.EndpointAction) bool { return string(a.UID) == uid })
+	if i < 0 {
+		return nil, false
+	}
+	return b.actions[i], true
+}
+
+func (b *book) ReadAction(context.Context, store.Ref, string) (*v1alpha1.EndpointAction, error) {
+	return nil, store.ErrGone
+}
+
+func (b *book) WriteAction(_ context.Context, a *v1alpha1.EndpointAction) (*v1alpha1.EndpointAction, error) {
+	if slow := b.isSlow(); slow != nil {
+		<-slow
+	}
+	defer b.lock()()
+	b.actions = slices.DeleteFunc(slices.Clone(b.actions), func(o *v1alpha1.EndpointAction) bool { return o.UID == a.UID })
+	if a.Status.FinishTime == nil {
+		b.actions = append(b.actions, a)
+	}
+	return a, nil
+}
+
+func (b *book) isSlow() chan struct{} { defer b.lock()(); return b.slow }
+
 var beacon = sealed(envelope.Beacon, 1)
 
 func sealed(t envelope.Type, n int) *agentv1.Envelope {
@@ -102,12 +143,14 @@ func sealed(t envelope.Type, n int) *agentv1.Envelope {
 // world is a gateway's sessions, and what an agent of identity 1 has.
 type world struct {
 	*testing.T
-	book  *book
-	beats *heartbeat.Service
-	hub   *Hub
-	cert  *auth.Certificate
-	leaf  *x509.Certificate
-	stop  context.CancelFunc
+	book    *book
+	actions *dispatch.Dispatcher
+	beats   *heartbeat.Service
+	hub     *Hub
+	cert    *auth.Certificate
+	leaf    *x509.Certificate
+	key     *ecdsa.PrivateKey // of the leaf
+	stop    context.CancelFunc
 }
 
 // simulate runs a test on a clock of its own.
@@ -137,26 +180,39 @@ func newWorld(t *testing.T) *world {
 			Revision: 1, Order: sealed(envelope.Policy, 1), Interval: 5 * time.Minute, PingInterval: 15 * time.Second,
 		},
 	}}
-	w.leaf = leaf(t, ca, key, idOf(1))
+	w.leaf, w.key = leaf(t, ca, key, idOf(1))
 	w.cert = auth.Read(w.leaf, w.book.trust)
 	w.enrol(1)
 	metrics, err := NewMetrics(prometheus.NewRegistry())
 	if err != nil {
 		t.Fatal(err)
 	}
+	w.actions = newDispatcher(t, w.book)
 	w.beats = heartbeat.New(heartbeat.Config{
-		Source: w.book, Gateway: own, MinInterval: 10 * time.Second, Burst: 4, Grace: time.Minute, PingInterval: 30 * time.Second,
+		Source: w.book, Actions: w.actions, Gateway: own, MinInterval: 10 * time.Second, Burst: 4, Grace: time.Minute, PingInterval: 30 * time.Second,
 	})
 	w.hub = New(Config{
-		Beats: w.beats, Auth: auth.New(w.book), Metrics: metrics, Log: logr.Discard(),
+		Beats: w.beats, Actions: w.actions, Auth: auth.New(w.book), Metrics: metrics, Log: logr.Discard(),
 		FirstMessage: 10 * time.Second, Slack: 40 * time.Second, DownAfter: 30 * time.Second, Refresh: time.Hour, Sweep: time.Second,
 		Messages: limit.PerSecond(20, 60), Unanswered: 8, Upgrades: limit.PerSecond(100, 100), Spread: 5 * time.Second,
 	})
 	ctx, stop := context.WithCancel(context.Background())
-	done := make(chan struct{})
-	go func() { w.hub.Run(ctx); close(done) }()
-	w.stop = func() { stop(); <-done }
+	var running sync.WaitGroup
+	running.Go(func() { w.hub.Run(ctx) })
+	running.Go(func() { w.actions.Run(ctx) })
+	w.stop = func() { stop(); running.Wait() }
 	return w
+}
+
+func newDispatcher(t testing.TB, b *book) *dispatch.Dispatcher {
+	metrics, err := dispatch.NewMetrics(prometheus.NewRegistry())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dispatch.New(dispatch.Config{
+		Source: b, API: b, Metrics: metrics, Log: logr.Discard(), Gateway: own, Timing: dispatch.Timing{Repeat: 30 * time.Second, RunningAfter: 2 * time.Second},
+		Wait: 2 * time.Second, Updates: limit.PerSecond(20, 60), DrainTimeout: 5 * time.Second,
+	})
 }
 
 func (w *world) enrol(n int) {
@@ -412,7 +468,7 @@ func authority(t testing.TB) (*x509.Certificate, *ecdsa.PrivateKey) {
 	return signed(t, c, c, key, key), key
 }
 
-func leaf(t testing.TB, ca *x509.Certificate, by *ecdsa.PrivateKey, id string) *x509.Certificate {
+func leaf(t testing.TB, ca *x509.Certificate, by *ecdsa.PrivateKey, id string) (*x509.Certificate, *ecdsa.PrivateKey) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
@@ -420,7 +476,7 @@ func leaf(t testing.TB, ca *x509.Certificate, by *ecdsa.PrivateKey, id string) *
 	return signed(t, &x509.Certificate{
 		SerialNumber: big.NewInt(2), KeyUsage: x509.KeyUsageDigitalSignature, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().AddDate(0, 0, 30),
 		URIs: []*url.URL{identity.URI(fleet, id)}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
-	}, ca, key, by)
+	}, ca, key, by), key
 }
 
 func signed(t testing.TB, c, ca *x509.Certificate, key, by *ecdsa.PrivateKey) *x509.Certificate {
