@@ -75,6 +75,14 @@ func (n *tenant) judgedAlike(t testing.TB, name string) {
 	t.Logf("kstatus, Flux and Argo CD: %s", v.KStatus)
 }
 
+// channelOf is the one by which an action was sent first; empty if it was not.
+func channelOf(a v1alpha1.EndpointAction) v1alpha1.Channel {
+	if a.Status.Delivery == nil {
+		return ""
+	}
+	return a.Status.Delivery.Channel
+}
+
 // reasonOf is that of the condition that tells how an action stands.
 func reasonOf(a v1alpha1.EndpointAction) string {
 	for _, kind := range []string{v1alpha1.ConditionComplete, v1alpha1.ConditionFailed, v1alpha1.ConditionReconciling} {
@@ -175,8 +183,8 @@ func TestActions(t *testing.T) {
 			}
 			n.terminate(t, action, name, v, "")
 			done := n.endsAs(t, action, v1alpha1.ActionSucceeded, "Done")
-			if mode == "block" && done.Status.Delivery.Channel != v1alpha1.ChannelHeartbeat {
-				t.Errorf("it went by %s", done.Status.Delivery.Channel)
+			if mode == "block" && channelOf(done) != v1alpha1.ChannelHeartbeat {
+				t.Errorf("it went by %q", channelOf(done))
 			}
 			once(t, n, a, v, before)
 			switchRelay(t, r, "pass")
@@ -231,7 +239,11 @@ func TestActions(t *testing.T) {
 // once waits until the agent was heard twice more, and looks whether the victim got one TERM since.
 func once(t testing.TB, n *tenant, a *realAgent, v *victim, before int) {
 	t.Helper()
-	<-v.pids // it was started again, under the same path
+	select {
+	case <-v.pids: // it was started again, under the same path
+	case <-time.After(soon):
+		t.Fatal("the victim was not ended")
+	}
 	beat := a.accepted(t)
 	harness.Eventually(t, soon, func() error {
 		if now := a.accepted(t); now < beat+2 {
@@ -259,8 +271,8 @@ func TestActionsOnTwoGateways(t *testing.T) {
 
 	n.act(t, "hello", name, "PerformHeartbeat", "")
 	done := n.endsAs(t, "hello", v1alpha1.ActionSucceeded, "Done")
-	if at := string(done.Status.Delivery.Gateway); at != gatewayName(t, other.Process) {
-		t.Errorf("it was sent by %s, the session was at %s", at, gatewayName(t, other.Process))
+	if d := done.Status.Delivery; d == nil || string(d.Gateway) != gatewayName(t, other.Process) {
+		t.Errorf("it was sent as %+v, the session was at %s", d, gatewayName(t, other.Process))
 	}
 	stubborn := startVictim(t, "--stubborn")
 	n.terminate(t, "moved", name, stubborn, ", gracePeriodSeconds: 6")
@@ -340,8 +352,8 @@ func TestEndsOfActions(t *testing.T) {
 		old := firstEndpoint(t, n)
 		n.act(t, "old-hello", old, "PerformHeartbeat", "")
 		done := n.endsAs(t, "old-hello", v1alpha1.ActionSucceeded, "Done")
-		if done.Status.Delivery.Channel != v1alpha1.ChannelHeartbeat {
-			t.Errorf("it went by %s", done.Status.Delivery.Channel)
+		if channelOf(done) != v1alpha1.ChannelHeartbeat {
+			t.Errorf("it went by %q", channelOf(done))
 		}
 		n.act(t, "old-terminal", old, "LiveTerminal", "")
 		n.endsAs(t, "old-terminal", v1alpha1.ActionUnsupported, "AgentTooOld")
