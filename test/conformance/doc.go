@@ -5,4 +5,10 @@
 //
 // It prints one line for each thing that it tried and exits 0 if every MUST that it can see holds. It leaves an Endpoint behind. With the
 // standard library it speaks proto3 JSON; one heartbeat goes in protobuf, encoded by hand.
+//
+// With -actions it takes actions, too. Only people can create them: it prints lines that begin with "  wants ", and whoever runs it has a
+// minute for each to create an action of that type for its endpoint, or to cancel the one with that UID:
+//
+//	wants PerformHeartbeat for identity <identity>
+//	wants cancel <UID of an action> for identity <identity>
 package main
