@@ -32,11 +32,15 @@ func (d *Dispatcher) advance(ctx context.Context, endpoint store.Ref, a *v1alpha
 		next := *a
 		next.Status = *status
 		stored, err := d.config.API.WriteAction(ctx, &next)
-		if err == nil {
+		d.heed(err)
+		switch {
+		case err == nil:
 			d.metrics.transition(row)
 			return stored, row, nil
-		}
-		if errors.Is(err, store.ErrGone) || errors.Is(err, store.ErrRefused) {
+		case errors.Is(err, store.ErrGone):
+			return a, action.None, err
+		case errors.Is(err, store.ErrRefused):
+			d.config.Log.Error(err, "What became of an action is not written.", "namespace", a.Namespace, "action", a.Name, "row", string(row))
 			return a, action.None, err
 		}
 		fresh, readErr := d.config.API.ReadAction(ctx, endpoint, string(a.UID))
@@ -62,16 +66,17 @@ func (d *Dispatcher) counted(err error) error {
 // isOver tells whether an error says that there is nothing more to do: by the next look it is known.
 func isOver(err error) bool { return errors.Is(err, action.ErrUnfit) || errors.Is(err, store.ErrGone) }
 
-// heed tells of failures of the API server, once until it works again.
+// heed tells of failures of the API server, once until it answers again.
 func (d *Dispatcher) heed(err error) {
+	answered := err == nil || errors.Is(err, store.ErrGone) || errors.Is(err, store.ErrConflict) || errors.Is(err, store.ErrRefused)
 	d.mu.Lock()
 	before := d.failing
-	d.failing = err != nil
+	d.failing = !answered
 	d.mu.Unlock()
 	switch {
-	case err != nil && !before:
-		d.config.Log.Error(err, "An action cannot be taken on. This is tried again.")
-	case err == nil && before:
-		d.config.Log.Info("Actions are taken on again.")
+	case !answered && !before:
+		d.config.Log.Error(err, "What becomes of actions cannot be written. This is tried again, and none is sent meanwhile.")
+	case answered && before:
+		d.config.Log.Info("What becomes of actions is written again.")
 	}
 }

@@ -63,8 +63,8 @@ type work struct {
 	again    time.Time // when to look even if nothing happens; zero: never
 	failures int       // of looks in a row
 
-	job            job
-	queued, active bool // it waits for a worker; one is at it
+	job             job
+	queued, working bool // it waits for a worker; one is at it
 }
 
 // job is what a worker is to do.

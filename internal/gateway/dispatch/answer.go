@@ -78,7 +78,8 @@ func (a *Answer) finish() {
 	}
 }
 
-// Wait puts into the reply what an agent is to be sent. If that is not known in time, or does not fit, the agent is to ask again at once.
+// Wait puts into the reply what an agent is to be sent. If that is not known in time, or does not fit, the agent is to ask again at once; but not
+// while the API server is known to be away.
 func (d *Dispatcher) Wait(ctx context.Context, a *Answer, reply *agentv1.HeartbeatReply) {
 	a.mu.Lock()
 	taken := a.taken
@@ -92,13 +93,19 @@ func (d *Dispatcher) Wait(ctx context.Context, a *Answer, reply *agentv1.Heartbe
 	select {
 	case <-a.over:
 	case <-patience.C:
-		late = true
+		late = d.apiAnswers()
 	case <-ctx.Done():
-		late = true
 	}
 	a.finish()
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	reply.Orders = append(reply.Orders, a.orders...)
 	reply.More = reply.More || a.more || late
+}
+
+// apiAnswers tells whether the API server has answered the last time.
+func (d *Dispatcher) apiAnswers() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return !d.failing
 }

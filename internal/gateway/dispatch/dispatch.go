@@ -154,12 +154,17 @@ func (d *Dispatcher) close() {
 	d.closed = true
 }
 
-// sweep has those agents' actions looked at whose time has come.
+// sweep has those agents' actions looked at whose time has come, and forgets those that have none.
 func (d *Dispatcher) sweep(now time.Time) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for w := range d.active {
-		if !w.again.IsZero() && !now.Before(w.again) {
+		switch {
+		case w.queued || w.working:
+		case len(d.config.Source.OpenActions(w.agent.ID)) == 0:
+			w.agent.work = nil
+			d.active.Delete(w)
+		case !w.again.IsZero() && !now.Before(w.again):
 			w.again = time.Time{}
 			d.ask(w)
 		}

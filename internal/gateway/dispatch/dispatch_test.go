@@ -125,6 +125,17 @@ func TestBoundsOfAReply(t *testing.T) {
 			t.Errorf("the next brings %q, %t", orders, more)
 		}
 		w.wrote()
+		w.act("again")
+		r.watch()
+		w.server.be(func(s *server) { s.away = true })
+		pass(time.Minute)
+		if orders, more = w.https(r, a, "hello"); len(orders) > 0 || !more {
+			t.Errorf("the API server does not answer: %q, %t", orders, more)
+		}
+		pass(10 * time.Second)
+		if orders, more = w.https(r, a, "hello"); len(orders) > 0 || more {
+			t.Errorf("and has not for a while: %q, %t", orders, more)
+		}
 	})
 }
 
@@ -267,6 +278,31 @@ func TestGatewayDiesBeforeTheFrame(t *testing.T) {
 		pass(time.Hour)
 		next.has()
 		w.wrote()
+	})
+}
+
+// What cannot leave is not written as sent: there is no room, or the session has ended while another action was written.
+func TestWhatCannotLeaveStaysPending(t *testing.T) {
+	simulate(t, func(w *world) {
+		r, a := w.replica()
+		s := w.connect(r, a)
+		s.mu.Lock()
+		s.full = true
+		s.mu.Unlock()
+		w.act("one", "two")
+		r.watch()
+		pass(time.Minute)
+		s.has()
+		w.wrote()
+		s.mu.Lock()
+		s.full = false
+		s.mu.Unlock()
+		w.server.be(func(s *server) { s.latency = time.Second })
+		r.Heard(a, w.beat(), s, time.Now())
+		pass(500 * time.Millisecond)
+		s.end()
+		pass(time.Minute)
+		w.wrote("one Sent")
 	})
 }
 

@@ -2,6 +2,7 @@ package dispatch
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -9,12 +10,14 @@ import (
 	"github.com/rollcall-dev/rollcall/api/v1alpha1"
 	"github.com/rollcall-dev/rollcall/internal/action"
 	"github.com/rollcall-dev/rollcall/internal/order"
+	"github.com/rollcall-dev/rollcall/internal/store"
 )
 
-// Pauses after which what the API server did not do is tried again, doubled each time.
+// Pauses after which what the API server did not do is tried again, doubled each time, and what it refused.
 const (
-	firstPause = 500 * time.Millisecond
-	maxPause   = 10 * time.Second
+	firstPause  = 500 * time.Millisecond
+	maxPause    = 10 * time.Second
+	refusedTime = time.Minute
 )
 
 // turn is one look at an agent's actions.
@@ -156,7 +159,6 @@ func (t *turn) end(err error) {
 	if a, ok := t.line.(*Answer); ok {
 		a.finish()
 	}
-	t.heed(err)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.work.failures++; err == nil {
@@ -164,5 +166,8 @@ func (t *turn) end(err error) {
 		return
 	}
 	pause := min(firstPause<<min(t.work.failures-1, 10), maxPause)
+	if errors.Is(err, store.ErrRefused) {
+		pause = refusedTime
+	}
 	t.work.again = sooner(t.work.again, time.Now().Add(pause))
 }

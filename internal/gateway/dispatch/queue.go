@@ -84,7 +84,7 @@ func (d *Dispatcher) ask(w *work) {
 
 // enqueue has w wait for a worker. Whoever works for it already does so again afterwards.
 func (d *Dispatcher) enqueue(w *work) {
-	if w.queued || w.active {
+	if w.queued || w.working {
 		return
 	}
 	w.queued = true
@@ -106,22 +106,18 @@ func (d *Dispatcher) next() (*work, job) {
 	}
 	w := d.queue[0]
 	d.queue = d.queue[1:]
-	w.queued, w.active = false, true
+	w.queued, w.working = false, true
 	j := w.job
 	w.job = job{}
 	return w, j
 }
 
-// rest notes, without the lock, that a worker is through with w. One that has no open action is forgotten.
+// rest notes, without the lock, that a worker is through with w for now.
 func (d *Dispatcher) rest(w *work) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	w.active = false
-	switch {
-	case w.job.look || len(w.job.updates) > 0:
+	w.working = false
+	if w.job.look || len(w.job.updates) > 0 {
 		d.enqueue(w)
-	case len(d.config.Source.OpenActions(w.agent.ID)) == 0:
-		w.agent.work = nil
-		d.active.Delete(w)
 	}
 }

@@ -47,7 +47,6 @@ func (d *Dispatcher) result(ctx context.Context, agent *Agent, u update) (p *wir
 	}
 	switch {
 	case err == nil, errors.Is(err, store.ErrGone):
-		d.heed(nil)
 		return nil
 	case errors.Is(err, action.ErrEarly):
 		return notReady("the manager has not admitted the action yet")
@@ -57,7 +56,6 @@ func (d *Dispatcher) result(ctx context.Context, agent *Agent, u update) (p *wir
 	case errors.As(err, &p):
 		return p
 	}
-	d.heed(err)
 	return notReady("the API server has not taken it")
 }
 

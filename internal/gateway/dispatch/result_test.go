@@ -11,6 +11,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
 	agentv1 "github.com/rollcall-dev/rollcall/api/agent/v1"
 	"github.com/rollcall-dev/rollcall/api/v1alpha1"
 	"github.com/rollcall-dev/rollcall/internal/action"
@@ -87,7 +89,9 @@ func TestResultIsDurableBeforeItIsAcknowledged(t *testing.T) {
 		w.wrote("hello Succeeded")
 		w.answers(r, a, w.done("hello"), "ack")
 		w.wrote()
-		w.server.be(func(s *server) { s.refuses = true })
+		if n := testutil.ToFloat64(r.metrics.transitions.WithLabelValues("12")); n != 1 {
+			t.Errorf("it is counted %g times", n)
+		}
 	})
 	simulate(t, func(w *world) {
 		r, a, _ := sentTo(w, "hello")
@@ -142,10 +146,16 @@ func TestResultOfAnothersAction(t *testing.T) {
 		r, _, _ := sentTo(w, "hello")
 		w.endpoint.IdentityID = uuidOf("second")
 		r.hold(func(e *store.Endpoint) { *e = w.endpoint })
-		w.answers(r, &Agent{ID: w.endpoint.IdentityID}, w.done("hello"), "ack")
-		w.answers(r, &Agent{ID: w.endpoint.IdentityID}, says("hello", runs), "ack")
+		other := &Agent{ID: w.endpoint.IdentityID}
+		if is := w.report(r, other, says("hello", runs)); other.work != nil || is() != "ack" {
+			t.Errorf("it is remembered, or answered with %s", is())
+		}
+		w.answers(r, other, w.done("hello"), "ack")
 		pass(time.Minute)
 		w.wrote()
+		if n := testutil.ToFloat64(r.metrics.unfit); n != 1 {
+			t.Errorf("%g results did not fit", n)
+		}
 	})
 }
 

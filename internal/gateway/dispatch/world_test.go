@@ -54,6 +54,7 @@ type server struct {
 	version int
 	actions map[string]*v1alpha1.EndpointAction // by UID
 	away    bool                                // nothing is done
+	dead    map[string]bool                     // gateways that crashed
 	deaf    int                                 // so many writes are done, and not answered
 	refuses bool
 	writes  []string // "<name> <phase>", as they were done
@@ -69,7 +70,7 @@ func (s *server) be(change func(*server)) {
 	change(s)
 }
 
-func (s *server) request(ctx context.Context) error {
+func (s *server) request(ctx context.Context, gateway string) error {
 	s.mu.Lock()
 	t := time.NewTimer(s.latency)
 	s.mu.Unlock()
@@ -81,7 +82,7 @@ func (s *server) request(ctx context.Context) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.away {
+	if s.away || s.dead[gateway] {
 		return errAway
 	}
 	return nil
@@ -222,7 +223,7 @@ func (r *replica) watch() {
 }
 
 func (r *replica) ReadAction(ctx context.Context, _ store.Ref, uid string) (*v1alpha1.EndpointAction, error) {
-	if err := r.server.request(ctx); err != nil {
+	if err := r.server.request(ctx, r.name); err != nil {
 		return nil, err
 	}
 	r.server.mu.Lock()
@@ -239,7 +240,7 @@ func (r *replica) ReadAction(ctx context.Context, _ store.Ref, uid string) (*v1a
 }
 
 func (r *replica) WriteAction(ctx context.Context, a *v1alpha1.EndpointAction) (*v1alpha1.EndpointAction, error) {
-	if err := r.server.request(ctx); err != nil {
+	if err := r.server.request(ctx, r.name); err != nil {
 		return nil, err
 	}
 	r.server.mu.Lock()
@@ -297,7 +298,9 @@ func newWorld(t *testing.T) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{T: t, key: key, began: time.Now(), server: &server{latency: 5 * time.Millisecond, actions: map[string]*v1alpha1.EndpointAction{}}}
+	w := &world{T: t, key: key, began: time.Now(), server: &server{
+		latency: 5 * time.Millisecond, actions: map[string]*v1alpha1.EndpointAction{}, dead: map[string]bool{},
+	}}
 	w.spki, _ = x509.MarshalPKIXPublicKey(&key.PublicKey)
 	w.endpoint = store.Endpoint{
 		Ref: store.Ref{Namespace: "fleet", Name: "laptop", UID: uuidOf("endpoint")}, IdentityID: uuidOf("identity"), Lifecycle: v1alpha1.LifecycleActive,
