@@ -70,6 +70,14 @@ func (all *sightings) note(a *v1alpha1.EndpointAction, now time.Time) (was sight
 	return was, known
 }
 
+// awaited tells whether an action's result was not there when it was seen last.
+func (all *sightings) awaited(a *v1alpha1.EndpointAction) bool {
+	all.mu.Lock()
+	defer all.mu.Unlock()
+	was, known := all.of[client.ObjectKeyFromObject(a)]
+	return known && was.uid == a.UID && !was.reported
+}
+
 // drop forgets an action that is no longer there.
 func (all *sightings) drop(key client.ObjectKey) (was sighting, known bool) {
 	all.mu.Lock()
@@ -122,6 +130,7 @@ func (r *reconciler) announceEnd(ctx context.Context, a *v1alpha1.EndpointAction
 // miss tells of an action that was deleted when its agent had it already: it may have happened all the same.
 func (r *reconciler) miss(ctx context.Context, key client.ObjectKey) {
 	was, known := r.seen.drop(key)
+	r.turns.forget(was.uid)
 	if !known || !was.sent || was.ended || was.child {
 		return
 	}

@@ -152,7 +152,6 @@ func (r *reconciler) gone(ctx context.Context, key client.ObjectKey) (ctrl.Resul
 	if err := r.live.Get(ctx, key, &v1alpha1.EndpointAction{}); !apierrors.IsNotFound(err) { // the cache knows less
 		return ctrl.Result{RequeueAfter: nextSweep}, err
 	}
-	r.turns.forget(parentOf(children[0]).UID)
 	return ctrl.Result{RequeueAfter: nextSweep}, r.sweep(ctx, children)
 }
 

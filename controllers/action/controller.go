@@ -50,6 +50,9 @@ func (r *reconciler) step(ctx context.Context, a *v1alpha1.EndpointAction, now t
 	r.observe(ctx, a, now)
 	switch {
 	case decide.Ended(&a.Status):
+		if err := r.acknowledge(ctx, a, now); err != nil {
+			return time.Time{}, err
+		}
 		return r.retire(ctx, a, now)
 	case a.Spec.Selector != nil:
 		return r.lead(ctx, a, now)
@@ -74,6 +77,23 @@ func (r *reconciler) advance(ctx context.Context, a *v1alpha1.EndpointAction, no
 		r.topics.remember(a)
 	}
 	return decide.Due(a, now), nil
+}
+
+// acknowledge says of an action that has ended that a later change of its spec was seen: it leads nowhere.
+func (r *reconciler) acknowledge(ctx context.Context, a *v1alpha1.EndpointAction, now time.Time) error {
+	if a.Status.ObservedGeneration == a.Generation {
+		return nil
+	}
+	ask := func() (*v1alpha1.EndpointActionStatus, decide.Arrow, error) {
+		return decide.Next(a, decide.Look{Now: now})
+	}
+	if a.Spec.Selector != nil {
+		ask = func() (*v1alpha1.EndpointActionStatus, decide.Arrow, error) {
+			return decide.NextParent(a, decide.ParentLook{Now: now})
+		}
+	}
+	status, row, err := ask()
+	return r.write(ctx, a, status, row, err)
 }
 
 // write writes the status that internal/action has answered with, under the resourceVersion and UID that it was asked about: whoever has written

@@ -15,10 +15,14 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/priorityqueue"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/rollcall-dev/rollcall/api/v1alpha1"
 	decide "github.com/rollcall-dev/rollcall/internal/action"
 )
+
+// waitQuietly is how long a child waits for its turn before it says so.
+const waitQuietly = time.Minute
 
 // lead judges an open action with a selector: it makes the children, calls those whose turn it is, and counts.
 func (r *reconciler) lead(ctx context.Context, a *v1alpha1.EndpointAction, now time.Time) (next time.Time, err error) {
@@ -35,15 +39,17 @@ func (r *reconciler) lead(ctx context.Context, a *v1alpha1.EndpointAction, now t
 	if a.Status.Children == nil && !a.Spec.Cancel {
 		var all bool
 		if children, all, err = r.fanOut(ctx, a, children); err != nil {
-			r.events.Eventf(a, nil, corev1.EventTypeWarning, "ChildrenMissing", "FanOut", "%v", err)
+			r.events.Eventf(a, nil, corev1.EventTypeWarning, "ChildrenMissing", "FanOut", "%.900s", err)
 			return time.Time{}, err
 		}
 		if !all {
 			return now.Add(retryNow), nil
 		}
 	}
-	r.turns.arrange(a.UID, children)
-	r.call(a, children)
+	if a.Status.Children != nil || a.Spec.Cancel {
+		r.turns.arrange(a.UID, children)
+		r.call(a, children)
+	}
 	status, row, err := decide.NextParent(a, decide.ParentLook{Now: now, Children: children, All: true, Matched: len(children)})
 	if err == nil && decide.Ended(status) {
 		if doubtful, err := r.doubtful(ctx, children, now); err != nil || doubtful {
@@ -68,22 +74,25 @@ func (r *reconciler) doubtful(ctx context.Context, children []*v1alpha1.Endpoint
 	return false, nil
 }
 
-// call has children judged whose turn it is, or whose parent wants no more of them. Those that have to wait say so when there is time.
+// call has children judged whose turn it is, or whose parent wants no more of them. Others say that they wait for their turn, if they still do after
+// some time: most of them never cost that write.
 func (r *reconciler) call(a *v1alpha1.EndpointAction, children []*v1alpha1.EndpointAction) {
 	released := 0
 	if a.Status.Children != nil {
 		released = int(a.Status.Children.Released)
 	}
+	var waiting []reconcile.Request
 	for turn, child := range children {
 		s := &child.Status
 		switch {
 		case decide.Ended(s):
 		case draining(a), turn < released && s.Admission == nil:
 			r.queue.Add(requestFor(child))
-		case len(s.Conditions) == 0:
-			r.queue.AddWithOpts(priorityqueue.AddOpts{Priority: ptr.To(handler.LowPriority)}, requestFor(child))
+		case turn >= released && len(s.Conditions) == 0:
+			waiting = append(waiting, requestFor(child))
 		}
 	}
+	r.queue.AddWithOpts(priorityqueue.AddOpts{Priority: ptr.To(handler.LowPriority), After: waitQuietly}, waiting...)
 }
 
 // draining tells whether an action with a selector wants no more of its children.

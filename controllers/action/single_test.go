@@ -335,6 +335,25 @@ func TestNobodyCanKnow(t *testing.T) {
 	})
 }
 
+// TestAChangeAfterTheEnd: is seen, or kstatus would wait for ever; and leads nowhere.
+func TestAChangeAfterTheEnd(t *testing.T) {
+	w := start(t)
+	w.endpoint(t, "laptop")
+	w.ask(t, "stop", v1alpha1.TerminateProcess, "laptop")
+	w.succeed(t, "stop")
+	w.askAll(t, "stop-all", 1, func(a *v1alpha1.EndpointAction) { a.Spec.Selector.MatchLabels["device"] = "none" })
+	w.is(t, "stop-all", v1alpha1.ActionSucceeded, decide.ReasonNoMatch)
+	for _, name := range []string{"stop", "stop-all"} {
+		w.cancel(t, name)
+		w.until(t, name, func(a *v1alpha1.EndpointAction) error {
+			if a.Status.Phase != v1alpha1.ActionSucceeded || a.Status.ObservedGeneration != 2 {
+				return fmt.Errorf("%s is %s, generation %d observed", name, a.Status.Phase, a.Status.ObservedGeneration)
+			}
+			return nil
+		})
+	}
+}
+
 // TestLateResult: what comes after the end changes no end, and is told.
 func TestLateResult(t *testing.T) {
 	w := start(t)
@@ -399,6 +418,9 @@ func TestResults(t *testing.T) {
 			meta.RemoveStatusCondition(&s.Conditions, v1alpha1.ConditionFailed)
 			meta.RemoveStatusCondition(&s.Conditions, v1alpha1.ConditionStalled)
 			meta.SetStatusCondition(&s.Conditions, metav1.Condition{Type: v1alpha1.ConditionComplete, Status: metav1.ConditionTrue, Reason: "Done"})
+		}},
+		{name: "backdated", wrong: "no signature of the envelope verifies", by: "other", forge: func(s *v1alpha1.EndpointActionStatus) {
+			s.Result.ReportedTime = metav1.NewTime(time.Now().Add(-48 * time.Hour)) // when the key may have been another
 		}},
 		{name: "replayed", wrong: "about something else", by: "laptop", forge: func(s *v1alpha1.EndpointActionStatus) {
 			a := w.get(t, "good")

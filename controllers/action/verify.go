@@ -13,7 +13,8 @@ import (
 	decide "github.com/rollcall-dev/rollcall/internal/action"
 )
 
-// verifyFor is how long after it was reported a result is verified: for as long an endpoint's previous key is kept.
+// verifyFor is how long after it was reported a result is still verified that this process sees for the first time: for as long an endpoint's
+// previous key is kept. When one that it had been waiting for was reported is the gateway's word, which counts for nothing.
 const verifyFor = 24 * time.Hour
 
 // verify looks at what a gateway says that an agent has reported. A good result costs no write; one that the agent has not signed is marked, and
@@ -36,7 +37,8 @@ func (r *reconciler) verify(ctx context.Context, a *v1alpha1.EndpointAction, now
 
 // doubt is why a result is not to be believed; nil if nothing speaks against it, if that was said already, or if nobody can tell any more.
 func (r *reconciler) doubt(ctx context.Context, a *v1alpha1.EndpointAction, now time.Time) (doubt, failure error) {
-	if result := a.Status.Result; result == nil || !decide.Verified(&a.Status) || !now.Before(result.ReportedTime.Add(verifyFor)) {
+	result := a.Status.Result
+	if result == nil || !decide.Verified(&a.Status) || !now.Before(result.ReportedTime.Add(verifyFor)) && !r.seen.awaited(a) {
 		return nil, nil
 	}
 	for _, from := range []client.Reader{r.client, r.live} { // the cache may not have the key yet that the agent has just got
