@@ -21,7 +21,7 @@ import (
 // Arrow is a row of the table, by its number in docs/actions.md: "8". None is no transition: the status is as it was.
 type Arrow string
 
-// None: nothing changes.
+// None says that nothing changes.
 const None Arrow = ""
 
 // ErrUnfit is wrapped by Next where an event does not fit the action as it is: it is counted, and nothing is written. A result that does not

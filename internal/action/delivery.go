@@ -34,7 +34,7 @@ func (s *step) sendable(e Send) error {
 		return unfit("it was cancelled")
 	case !s.addressed(e):
 		return unfit("it is not for this agent, or not now")
-	case e.JournalID == "" || e.Endpoint.JournalTime.After(admission.Time.Time):
+	case e.JournalID == "" || !s.laterThan(e.Endpoint):
 		return unfit("the agent's journal is newer than the order: it would refuse it")
 	case !e.Now.Before(admission.StartingDeadline.Add(-sendMargin)):
 		return unfit("it could not arrive before %s", stamp(admission.StartingDeadline.Time))

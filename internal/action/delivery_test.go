@@ -50,6 +50,7 @@ func TestNotSent(t *testing.T) {
 		"too late to arrive":      {send: func(e *Send) { e.Now = noon.Add(time.Hour - 5*time.Second) }},
 		"no journal":              {send: func(e *Send) { e.JournalID = "" }},
 		"a journal that is newer": {send: func(e *Send) { e.Endpoint.JournalTime = noon.Add(time.Second) }},
+		"a journal as old as it":  {send: func(e *Send) { e.Endpoint.JournalTime = noon }},
 		"no channel":              {send: func(e *Send) { e.Channel = v1alpha1.ChannelNone }},
 		"no gateway":              {send: func(e *Send) { e.Gateway = "" }},
 		"a terminal by heartbeat": {kind: terminal, send: func(e *Send) { e.Channel = v1alpha1.ChannelHeartbeat }},

@@ -29,10 +29,10 @@ func (s *step) unsupported(ep *Endpoint) (reason, message string) {
 	if slices.Contains(ep.Disabled, t) {
 		return ReasonDisabledByPolicy, fmt.Sprintf("not sent: the policy %s of %s disables %s", ep.Policy, name, t)
 	}
-	lists := slices.Contains(ep.Capabilities, v1alpha1.Text(t))
 	tooOld := older(ep.AgentVersion, since[t])
+	can := slices.Contains(ep.Capabilities, v1alpha1.Text(t)) && (!tooOld || !needsSession(t)) // without one, whoever lists it can do it
 	switch {
-	case !ep.Reported || ep.IdentityID == "" || ep.Conflict || lists && !(needsSession(t) && tooOld):
+	case can || !ep.Reported || ep.IdentityID == "" || ep.Conflict:
 		return "", ""
 	case tooOld:
 		return ReasonAgentTooOld, fmt.Sprintf("not sent: %s needs agent %s or later; %s has %s", t, since[t], name, ep.AgentVersion)

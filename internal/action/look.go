@@ -178,13 +178,16 @@ func (s *step) sign(l Look, at time.Time) (err error) {
 
 // outdated tells whether an agent would refuse the order as it was signed.
 func (s *step) outdated(l Look) bool {
-	return l.SealedNow != nil && !l.SealedNow(s.to.Admission.Order) || l.Endpoint.JournalTime.After(s.to.Admission.Time.Time)
+	return l.SealedNow != nil && !l.SealedNow(s.to.Admission.Order) || !s.laterThan(l.Endpoint)
 }
+
+// laterThan tells whether the order was issued after the endpoint's journal was made. An agent refuses what is older.
+func (s *step) laterThan(ep *Endpoint) bool { return s.to.Admission.Time.After(ep.JournalTime) }
 
 // reissued is the time of an order that is made anew: as it was, but for a journal that would refuse it.
 func (s *step) reissued(ep *Endpoint, now time.Time) time.Time {
-	if at := s.to.Admission.Time.Time; !ep.JournalTime.After(at) {
-		return at
+	if s.laterThan(ep) {
+		return s.to.Admission.Time.Time
 	}
 	return issueTime(ep, now)
 }

@@ -397,7 +397,9 @@ func TestSignedAnew(t *testing.T) {
 	})
 	t.Run("a journal that would refuse it", func(t *testing.T) {
 		a, ep := admitted(t, terminate), devbox()
-		ep.JournalID, ep.JournalTime = strings.Repeat("f", 32), noon.Add(2*time.Minute)
+		ep.JournalID, ep.JournalTime = strings.Repeat("f", 32), a.Status.Admission.Time.Time
+		take(t, a, lookAt(ep, time.Minute), "7")
+		ep.JournalTime = noon.Add(2 * time.Minute)
 		again := take(t, a, lookAt(ep, time.Minute), "7")
 		was, is := a.Status.Admission, again.Status.Admission
 		if is.Time.Before(ptr.To(metav1.NewMicroTime(ep.JournalTime))) {

@@ -117,7 +117,8 @@ func TestChildrenFail(t *testing.T) {
 	}
 	if got, want := c.Failures[:3], []v1alpha1.EndpointFailure{
 		{EndpointName: "pc-00", Reason: "BadProof", Message: "because"},
-		{EndpointName: "pc-01", Reason: "FailedSomehow", Message: "because"}, {EndpointName: "pc-02", Reason: "UnknownSomehow", Message: "because"},
+		{EndpointName: "pc-01", Reason: "FailedSomehow", Message: "because"},
+		{EndpointName: "pc-02", Reason: "UnknownSomehow", Message: "because"},
 	}; fmt.Sprint(got) != fmt.Sprint(want) {
 		t.Errorf("%+v\nwant %+v", got, want)
 	}

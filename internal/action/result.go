@@ -151,6 +151,11 @@ func (s *step) resultMessage(phase v1alpha1.ActionPhase, says *agentv1.ActionRes
 		return fmt.Sprintf("done by %s%s", name, at(says.GetFinishedAt()))
 	case v1alpha1.ActionFailed:
 		return fmt.Sprintf("not done by %s: %s", name, reasonOf(says))
+	case v1alpha1.ActionCancelled:
+		if says.GetStartedAt() != nil {
+			return fmt.Sprintf("stopped by %s: %s", name, reasonOf(says))
+		}
+		fallthrough
 	default:
 		return fmt.Sprintf("%s did not begin it: %s", name, reasonOf(says))
 	}

@@ -44,8 +44,9 @@ func TestResult(t *testing.T) {
 		"cannot":            {outcome: refusedTo, word: "Unsupported", row: "15", phase: "Unsupported", reason: "Unsupported", message: "Unsupported"},
 		"must not":          {outcome: refusedTo, word: "DisabledByPolicy", row: "15", phase: "Unsupported", reason: "DisabledByPolicy", message: "DisabledByPolicy"},
 		"will not, for a reason of a later version": {outcome: refusedTo, word: "TooHot", row: "15", phase: "Unsupported", reason: "TooHot", message: "TooHot"},
-		"superseded":                {outcome: refusedTo, word: "Superseded", row: "16", phase: "Cancelled", reason: "Superseded", message: "Superseded"},
-		"taken back":                {outcome: takenBack, word: "Cancelled", row: "16", phase: "Cancelled", reason: "Cancelled", message: "Cancelled"},
+		"superseded":                {outcome: refusedTo, word: "Superseded", row: "16", phase: "Cancelled", reason: "Superseded", message: "devbox did not begin it: Superseded"},
+		"taken back":                {outcome: takenBack, word: "Cancelled", row: "16", phase: "Cancelled", reason: "Cancelled", message: "devbox did not begin it: Cancelled"},
+		"stopped, and not a word":   {running: true, outcome: takenBack, word: "Cancelled", row: "16", phase: "Cancelled", reason: "Cancelled", message: "stopped by devbox: Cancelled"},
 		"stopped":                   {running: true, outcome: takenBack, word: "Cancelled", says: "stopped", row: "16", phase: "Cancelled", reason: "Cancelled", message: "stopped"},
 		"interrupted":               {running: true, outcome: unknown, word: "Interrupted", says: "the agent was killed", row: "18", phase: "Unknown", reason: "Interrupted", message: "the agent was killed; it may have been done or not: check on devbox"},
 		"the journal is damaged":    {outcome: unknown, word: "JournalCorrupt", row: "18", phase: "Unknown", reason: "JournalCorrupt", message: "check on devbox whether the process still runs"},
@@ -58,13 +59,16 @@ func TestResult(t *testing.T) {
 				a = take(t, a, runs(3*time.Second), "10")
 			}
 			m := says(a, time.Minute, tt.outcome, tt.word).Says
-			m.Message, m.StartedAt = tt.says, timestamppb.New(noon.Add(5*time.Second))
+			if m.Message = tt.says; tt.running {
+				m.StartedAt = timestamppb.New(noon.Add(5 * time.Second))
+			}
 			a = take(t, a, signed(m, time.Minute), tt.row)
 			s := &a.Status
 			if s.Phase != tt.phase || reasonFor(s) != tt.reason || !strings.Contains(s.Message, tt.message) {
 				t.Errorf("%s, %s: %s\nwant %s, %s: %s", s.Phase, reasonFor(s), s.Message, tt.phase, tt.reason, tt.message)
 			}
-			if !s.FinishTime.Time.Equal(noon.Add(time.Minute)) || s.Delivery.AcknowledgedTime == nil || !s.Delivery.StartedTime.Time.Equal(noon.Add(5*time.Second)) {
+			if !s.FinishTime.Time.Equal(noon.Add(time.Minute)) || s.Delivery.AcknowledgedTime == nil ||
+				tt.running != (s.Delivery.StartedTime != nil && s.Delivery.StartedTime.Time.Equal(noon.Add(5*time.Second))) {
 				t.Errorf("finished %s, delivered as %+v", s.FinishTime, s.Delivery)
 			}
 			if s.Result.Proof == nil || !s.Result.ReportedTime.Time.Equal(noon.Add(time.Minute)) || s.Result.Message != tt.says {

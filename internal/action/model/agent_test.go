@@ -40,8 +40,9 @@ type record struct {
 	digest  string
 	expires time.Time
 	settled time.Time
-	told    bool // it was settled before etcd was restored
+	told    bool // it was settled, and etcd was set back behind that
 	result  *agentv1.ActionResult
+	resumed bool
 }
 
 // machine is one agent. All but what is in memory survives a crash.
@@ -57,6 +58,7 @@ type machine struct {
 
 	// in memory
 	up    bool
+	run   int    // counts its starts; what was under way to an earlier one is lost with its connection
 	task  string // UID of the action that it is at; one at a time
 	acted bool   // the task has had its effect
 	lag   time.Duration
@@ -86,6 +88,7 @@ func (m *machine) crash(w *world) {
 
 // start comes up: what was begun is resumed where that is safe, and else nobody can tell.
 func (m *machine) start(w *world) {
+	m.run++
 	m.up, m.lag = true, time.Duration(w.rand.IntN(30))*time.Second
 	w.log("%s starts", m.name)
 	for _, uid := range m.uids() {
@@ -102,7 +105,7 @@ func (m *machine) order(w *world, e v1alpha1.Envelope) {
 	o := &agentv1.Action{}
 	must(proto.Unmarshal(e.Payload, o))
 	uid := o.GetActionUid()
-	if o.GetIdentityId() != m.identity || m.made.IsZero() || o.GetIssuedAt().AsTime().Before(m.made) {
+	if o.GetIdentityId() != m.identity || m.made.IsZero() || !o.GetIssuedAt().AsTime().After(m.made) {
 		w.log("%s refuses to believe the order of %s", m.name, w.nameOf(uid))
 		return
 	}
@@ -158,12 +161,12 @@ func (m *machine) cancel(w *world, e v1alpha1.Envelope) {
 	r := m.records[uid]
 	switch {
 	case c.GetIdentityId() != m.identity:
-	case r == nil && (m.made.IsZero() || c.GetActionIssuedAt().AsTime().Before(m.made)):
+	case r == nil && (m.made.IsZero() || !c.GetActionIssuedAt().AsTime().After(m.made)):
 		w.log("%s cannot tell what became of %s", m.name, w.nameOf(uid))
 	case r == nil:
 		m.records[uid] = &record{state: received, digest: c.GetActionDigest(), expires: c.GetExpiresAt().AsTime()}
 		m.finish(w, uid, agentv1.Outcome_OUTCOME_CANCELLED, "Cancelled")
-	case r.state == received, r.state == started && m.task == uid && !m.acted:
+	case r.state == received, r.state == started && m.task == uid && !m.acted && !r.resumed:
 		m.finish(w, uid, agentv1.Outcome_OUTCOME_CANCELLED, "Cancelled")
 		if m.task == uid {
 			m.task = ""
@@ -181,8 +184,8 @@ func (m *machine) work(w *world) {
 	}
 	for _, uid := range m.uids() {
 		switch r := m.records[uid]; {
-		case r.state == started: // resumed
-			m.task = uid
+		case r.state == started: // resumed: what it had done before nobody remembers
+			m.task, r.resumed = uid, true
 			return
 		case r.state == received && !m.made.IsZero() && m.judge(w, uid):
 			if r.order.GetIsolateEndpoint() != nil || r.order.GetCancelIsolation() != nil {
@@ -225,9 +228,9 @@ func (m *machine) finish(w *world, uid string, outcome agentv1.Outcome, reason s
 func (m *machine) repeat(w *world, uid string) {
 	switch r := m.records[uid]; r.state {
 	case finished, settled:
-		w.toGateway(packet{from: m, result: r.result, proof: m.sign(r.result)})
+		w.toGateway(packet{from: m, run: m.run, result: r.result, proof: m.sign(r.result)})
 	case started:
-		w.toGateway(packet{from: m, runs: uid, percent: uint32(w.rand.IntN(100))})
+		w.toGateway(packet{from: m, run: m.run, runs: uid, percent: uint32(w.rand.IntN(100))})
 	}
 }
 
@@ -237,11 +240,18 @@ func (m *machine) sign(result *agentv1.ActionResult) v1alpha1.Envelope {
 	return order.ToResource(e)
 }
 
-// settle is an acknowledgement.
+// settle is an acknowledgement: what the agent said is safe, and it needs not say it again.
 func (m *machine) settle(w *world, uid string) {
-	if r := m.records[uid]; r != nil && r.state == finished {
-		r.state, r.settled = settled, w.now
-		w.log("%s has settled %s", m.name, w.nameOf(uid))
+	r, t := m.records[uid], w.truth(uid)
+	if r == nil || r.state != finished {
+		return
+	}
+	r.state, r.settled = settled, w.now
+	w.log("%s has settled %s", m.name, t.name)
+	if _, a := w.etcd.now().byUID(uid); a != nil && a.Status.Result == nil {
+		if r.told = true; !t.rolledBack {
+			w.violated("%s was told that its result of %s is safe, and it is not", m.name, t.name)
+		}
 	}
 }
 
@@ -260,7 +270,7 @@ func (m *machine) heartbeat(w *world) {
 		m.made = m.now(w)
 	}
 	m.beat++
-	p := packet{from: m, beat: m.beat, journal: m.journal, made: m.made, lists: map[string]bool{}}
+	p := packet{from: m, run: m.run, beat: m.beat, journal: m.journal, made: m.made, lists: map[string]bool{}}
 	for uid, r := range m.records {
 		if r.state != settled {
 			p.lists[uid] = true

@@ -12,6 +12,7 @@ import (
 // packet is what an agent says: that it beats, that an action runs, or how it ended.
 type packet struct {
 	from    *machine
+	run     int
 	gateway int // that it reaches
 	beat    int
 	journal string
@@ -26,6 +27,7 @@ type packet struct {
 // parcel is what a gateway says: an order, one to cancel, or an acknowledgement.
 type parcel struct {
 	to            *machine
+	run           int
 	order, cancel *v1alpha1.Envelope
 	settled       string
 }
@@ -33,6 +35,7 @@ type parcel struct {
 // heard is what a gateway remembers of an agent.
 type heard struct {
 	beat    int
+	run     int
 	journal string
 	made    time.Time
 	lists   map[string]bool
@@ -92,7 +95,7 @@ func (g *gateway) listen(w *world, e *endpoint, p packet) {
 	if p.beat <= h.beat {
 		return
 	}
-	h.beat, h.journal, h.made, h.lists = p.beat, p.journal, p.made, p.lists
+	h.beat, h.run, h.journal, h.made, h.lists = p.beat, p.run, p.journal, p.made, p.lists
 	channel := v1alpha1.ChannelHeartbeat
 	if w.chance(50) {
 		channel = v1alpha1.ChannelWebSocket
@@ -139,7 +142,7 @@ func (g *gateway) dispatch(w *world, m *machine) {
 			g.transmit(w, m, h, a)
 		}
 		if cancel {
-			w.toAgent(parcel{to: m, cancel: a.Status.Cancellation})
+			w.toAgent(parcel{to: m, run: h.run, cancel: a.Status.Cancellation})
 		}
 	}
 }
@@ -150,7 +153,7 @@ func (g *gateway) transmit(w *world, m *machine, h *heard, a *v1alpha1.EndpointA
 		return
 	}
 	w.leaves(a)
-	w.toAgent(parcel{to: m, order: &a.Status.Admission.Order})
+	w.toAgent(parcel{to: m, run: h.run, order: &a.Status.Admission.Order})
 }
 
 // find looks for an action in the cache, and then in the API server.
@@ -164,7 +167,7 @@ func (g *gateway) find(w *world, uid string) (string, *v1alpha1.EndpointAction) 
 // report is a result. It is acknowledged once it is safe, or can never be.
 func (g *gateway) report(w *world, p packet) {
 	uid := p.result.GetActionUid()
-	settle := func() { w.toAgent(parcel{to: p.from, settled: uid}) }
+	settle := func() { w.toAgent(parcel{to: p.from, run: p.run, settled: uid}) }
 	key, a := g.find(w, uid)
 	if a == nil {
 		settle()

@@ -148,7 +148,7 @@ func (m *manager) distrusts(w *world, key string, a *v1alpha1.EndpointAction) bo
 	}
 	doubt := action.Doubt(a, fleetID, w.identities[e.identity])
 	if doubt == nil || !action.Verified(&a.Status) {
-		w.believed[a.ResourceVersion] = true
+		w.believed[a.ResourceVersion] = a.Status.Admission != nil && e.identity == a.Status.Admission.IdentityID
 		return false
 	}
 	status, row := action.Disbelieve(a, doubt, w.now)

@@ -156,7 +156,7 @@ func (w *world) restore() {
 	w.etcd.restore(at)
 	for _, m := range w.machines {
 		for _, r := range m.records {
-			r.told = r.state == settled
+			r.told = r.told || r.state == settled
 		}
 	}
 }

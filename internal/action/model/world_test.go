@@ -268,7 +268,7 @@ func (w *world) deliverPacket() {
 
 func (w *world) deliverParcel() {
 	p, ok := draw(w, &w.parcels)
-	if !ok || !p.to.up {
+	if !ok || !p.to.up || p.run != p.to.run {
 		return
 	}
 	switch {
