@@ -31,8 +31,10 @@ const (
 var measures = []measure{
 	{"stored", "the gateway's memory per Endpoint that it knows of", alone, (*bench).stored},
 	{"writes", "the API server's writes per endpoint and hour, an hour in a minute", little, (*bench).writes},
+	{"actions", "from a person's create to the agent", alone, (*bench).actions},
 	{"agent", "the agent's memory and size", little, (*bench).agent},
 	{"fleet", "kill -9 of the gateway under a fleet of sessions", agents, (*bench).fleet},
+	{"selector", "one action on many endpoints", agents, (*bench).selector},
 	{"memory", "memory per connected agent", agents, (*bench).memory},
 	{"heartbeats", "heartbeats per second of the server's CPU", agents, (*bench).heartbeats},
 	{"reconnect", "the server's CPU for an agent that comes back", agents, (*bench).reconnect},

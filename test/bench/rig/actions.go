@@ -1,0 +1,146 @@
+package rig
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+)
+
+// Actions are those of the fleet, as its person sees them: with client-go, and a watch that remembers when it showed what.
+type Actions struct {
+	api dynamic.ResourceInterface
+
+	mu    sync.Mutex
+	shown map[string]time.Time // when an action was first shown, by UID
+	ended map[string]string    // the phase of those that have ended, by name
+	stop  context.CancelFunc
+	done  sync.WaitGroup
+}
+
+// Actions begins to watch.
+func (s *System) Actions(ctx context.Context) (*Actions, error) {
+	config, err := s.personConfig()
+	if err != nil {
+		return nil, err
+	}
+	c, err := dynamic.NewForConfig(config)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	a := &Actions{
+		api:   c.Resource(schema.GroupVersionResource{Group: "rollcall.dev", Version: "v1alpha1", Resource: "endpointactions"}).Namespace(Tenant),
+		shown: map[string]time.Time{}, ended: map[string]string{}, stop: cancel,
+	}
+	list, err := a.api.List(ctx, metav1.ListOptions{Limit: 1})
+	if err != nil {
+		cancel()
+		return nil, err
+	}
+	w, err := a.api.Watch(ctx, metav1.ListOptions{ResourceVersion: list.GetResourceVersion()})
+	if err != nil {
+		cancel()
+		return nil, err
+	}
+	a.done.Go(func() { a.follow(w) })
+	return a, nil
+}
+
+// personConfig has no limit of the client's own: the server is what is measured.
+func (s *System) personConfig() (*rest.Config, error) {
+	config, err := clientcmd.BuildConfigFromFlags("", s.Person.Kubeconfig)
+	if err == nil {
+		config.QPS = -1
+	}
+	return config, err
+}
+
+func (a *Actions) follow(w watch.Interface) {
+	for e := range w.ResultChan() {
+		at := time.Now()
+		o, ok := e.Object.(*unstructured.Unstructured)
+		if !ok {
+			continue
+		}
+		a.mu.Lock()
+		if e.Type == watch.Added {
+			a.shown[string(o.GetUID())] = at
+		}
+		if finish, _, _ := unstructured.NestedString(o.Object, "status", "finishTime"); finish != "" {
+			a.ended[o.GetName()], _, _ = unstructured.NestedString(o.Object, "status", "phase")
+		}
+		a.mu.Unlock()
+	}
+}
+
+// Create creates a PerformHeartbeat with a spec beside, and returns its UID.
+func (a *Actions) Create(ctx context.Context, name string, target map[string]any) (uid string, err error) {
+	spec := map[string]any{"type": "PerformHeartbeat"}
+	for k, v := range target {
+		spec[k] = v
+	}
+	o, err := a.api.Create(ctx, &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": "rollcall.dev/v1alpha1", "kind": "EndpointAction", "metadata": map[string]any{"name": name}, "spec": spec,
+	}}, metav1.CreateOptions{})
+	if err != nil {
+		return "", err
+	}
+	return string(o.GetUID()), nil
+}
+
+// Shown is when the watch has shown an action.
+func (a *Actions) Shown(uid string) (time.Time, bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	at, ok := a.shown[uid]
+	return at, ok
+}
+
+// Ended waits until an action has ended well.
+func (a *Actions) Ended(ctx context.Context, name string, patience time.Duration) error {
+	return Poll(ctx, patience, func() error {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		switch phase := a.ended[name]; phase {
+		case "Succeeded":
+			return nil
+		case "":
+			return fmt.Errorf("%s has not ended", name)
+		default:
+			return fmt.Errorf("%s ended %s", name, phase)
+		}
+	})
+}
+
+// Stop ends the watch.
+func (a *Actions) Stop() {
+	a.stop()
+	a.done.Wait()
+}
+
+// EndpointOf is the name of the endpoint with an identity.
+func (s *System) EndpointOf(ctx context.Context, identityID string) (string, error) {
+	endpoints, err := s.endpoints()
+	if err != nil {
+		return "", err
+	}
+	all, err := endpoints.List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return "", err
+	}
+	for _, o := range all.Items {
+		if id, _, _ := unstructured.NestedString(o.Object, "status", "identity", "id"); id == identityID {
+			return o.GetName(), nil
+		}
+	}
+	return "", fmt.Errorf("no endpoint has the identity %s", identityID)
+}
