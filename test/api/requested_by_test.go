@@ -126,9 +126,11 @@ func (a asked) withoutTheStamp() {
 // From 1.36 on the API server writes it down by itself.
 func (a asked) withTheStamp() {
 	alice, manager := a.person(), a.manager()
-	harness.Eventually(a.t, 20*time.Second, func() error { // until the API server knows the policy
+	harness.Eventually(a.t, time.Minute, func() error { // until the API server knows the policy, and the policy the kind
 		alice.Kubectl(a.t, "delete", "epa", "stamped", "--ignore-not-found")
-		alice.Apply(a.t, annotated("stamped", ""))
+		if _, err := alice.Try(a.t, annotated("stamped", ""), "apply", "-f", "-"); err != nil {
+			return err
+		}
 		if got := a.by("stamped"); got != alice.User() {
 			return &difference{"requested by " + got}
 		}
