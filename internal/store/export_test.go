@@ -7,12 +7,13 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	agentv1 "github.com/rollcall-dev/rollcall/api/agent/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-
 	"github.com/rollcall-dev/rollcall/api/v1alpha1"
+	"github.com/rollcall-dev/rollcall/test/audit"
 )
 
 // Server is the double of an API server, for tests of the gateway's parts above a store.
@@ -93,3 +94,73 @@ func (r *Replica) Waits() string {
 	w, _ := r.pacer.depth()
 	return fmt.Sprint(w)
 }
+
+// Fleet is a namespace of a real API server, and its manager, for tests of the gateway's parts above a store.
+type Fleet struct{ *fleet }
+
+// FleetID is that of the trust bundle that its manager publishes.
+const FleetID = fleetID
+
+// NewFleet makes one.
+func NewFleet(t *testing.T) Fleet { return Fleet{newFleet(t)} }
+
+// Gateway starts a store, which has read everything and is stopped with the test.
+func (f Fleet) Gateway(prepare func(*Store)) (s *Store, name string) {
+	f.prepare = prepare
+	g := f.ready(f.gateway())
+	return g.Store, g.cfg.Gateway
+}
+
+// Enrol makes an Endpoint with an identity.
+func (f Fleet) Enrol(name string) *v1alpha1.Endpoint { return f.enrol(name) }
+
+// Known waits until a store knows an Endpoint.
+func (f Fleet) Known(s *Store, e *v1alpha1.Endpoint) { f.known(&gateway{Store: s}, e) }
+
+// Act creates an action and admits it.
+func (f Fleet) Act(e *v1alpha1.Endpoint, name string) *v1alpha1.EndpointAction {
+	return f.look(e, f.act(e, name))
+}
+
+// Look is what the manager does with an action, once.
+func (f Fleet) Look(e *v1alpha1.Endpoint, a *v1alpha1.EndpointAction) { f.look(e, a) }
+
+// Stored is an action as the API server has it.
+func (f Fleet) Stored(a *v1alpha1.EndpointAction) *v1alpha1.EndpointAction {
+	f.t.Helper()
+	out := &v1alpha1.EndpointAction{}
+	if err := f.manager.Get(f.t.Context(), client.ObjectKeyFromObject(a), out); err != nil {
+		f.t.Fatal(err)
+	}
+	return out
+}
+
+// Cancel is a person's wish.
+func (f Fleet) Cancel(a *v1alpha1.EndpointAction) {
+	f.t.Helper()
+	stop := f.Stored(a)
+	stop.Spec.Cancel = true
+	if err := f.api.Client(f.t, "").Update(f.t.Context(), stop); err != nil {
+		f.t.Fatal(err)
+	}
+}
+
+// Writes are those of an action's status that were carried out, by whom.
+func (f Fleet) Writes(a *v1alpha1.EndpointAction) (by []string) {
+	f.t.Helper()
+	err := audit.Read(f.api.AuditLog, func(e audit.Event) {
+		if e.Wrote() && e.ObjectRef.Namespace == f.namespace && e.ObjectRef.Resource == actionsResource && e.ObjectRef.Name == a.Name && e.ObjectRef.Subresource == "status" {
+			by = append(by, e.By())
+		}
+	})
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return by
+}
+
+// JournalID is that of the agent whose actions Act admits, and JournalTime when it was made.
+var (
+	JournalID   = instanceOf("journal")
+	JournalTime = enrolled
+)
