@@ -39,7 +39,8 @@ const fleetIDKey = "fleet-id"
 type Store struct {
 	Client    client.Client
 	Namespace string
-	// Overlap is how long an order key that was replaced is still believed: what it signed last has to reach its agents.
+	// Overlap is how long an order key that was replaced is still believed: what it signed last has to reach its agents. Below a
+	// minute it is not.
 	Overlap time.Duration
 	// Now is the clock; nil is time.Now.
 	Now func() time.Time

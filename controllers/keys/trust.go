@@ -27,6 +27,8 @@ const (
 	maxCAs = 4
 	// maxOrderKeys likewise: the current one and those that were replaced.
 	maxOrderKeys = 4
+	// minOverlap: a shorter one is none. Whoever asks for it knows of a leak.
+	minOverlap = time.Minute
 )
 
 // ensureTrust publishes the first bundle of a new fleet, and opens what is published.
@@ -123,7 +125,7 @@ func (f *Fleet) bundle(version uint64, issued time.Time, before *agentv1.TrustBu
 		AgentCa:  keepCAs(f.AgentCA, before.GetAgentCa(), issued),
 	}
 	replacedNow := !hasKey(before, spki(f.Orders.Public()))
-	overlaps := replacedNow || issued.Before(before.GetIssuedAt().AsTime().Add(overlap))
+	overlaps := overlap >= minOverlap && (replacedNow || issued.Before(before.GetIssuedAt().AsTime().Add(overlap)))
 	orderKeys := 1
 	for _, k := range before.GetKeys() {
 		signsOrders := slices.Equal(k.GetUses(), []agentv1.KeyUse{agentv1.KeyUse_KEY_USE_ORDERS})
