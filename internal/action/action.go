@@ -84,6 +84,8 @@ type Look struct {
 	Turn   int
 	// NewerOfTopic: a newer action on the same thing (isolation, proxy) was admitted on this endpoint.
 	NewerOfTopic bool
+	// ReportMargin is the least time after its deadlines that an agent has for its report; 0 is 15 minutes.
+	ReportMargin time.Duration
 }
 
 // Send is the gateway's, before the first byte: row 8. Repeating what was sent is no event: see Repeats.

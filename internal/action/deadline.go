@@ -1,6 +1,7 @@
 package action
 
 import (
+	"cmp"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -16,7 +17,7 @@ const (
 	parentPace = 5 * time.Second
 	// sendMargin before the starting deadline nothing is sent for the first time any more: it could not arrive in time.
 	sendMargin = 5 * time.Second
-	// reportMargin is the least time that an agent has for its report, heartbeatMargin how many heartbeats at least.
+	// reportMargin is the least time that an agent has for its report, unless the Look says otherwise; heartbeatMargin how many heartbeats at least.
 	reportMargin    = 15 * time.Minute
 	heartbeatMargin = 3
 )
@@ -66,8 +67,8 @@ func startingDeadline(a *v1alpha1.EndpointAction, now time.Time) time.Time {
 }
 
 // reportDeadline is when an action that was sent must have been reported.
-func reportDeadline(a *v1alpha1.EndpointAction, starting time.Time, interval time.Duration) time.Time {
-	return starting.Add(activeTime(&a.Spec)).Add(max(reportMargin, heartbeatMargin*interval))
+func reportDeadline(a *v1alpha1.EndpointAction, starting time.Time, l Look) time.Time {
+	return starting.Add(activeTime(&a.Spec)).Add(max(cmp.Or(l.ReportMargin, reportMargin), heartbeatMargin*l.Endpoint.Interval))
 }
 
 // isChild tells whether an action was made for one with a selector.

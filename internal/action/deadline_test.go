@@ -49,6 +49,11 @@ func TestReportDeadline(t *testing.T) {
 			t.Errorf("beating every %s it may report %s after its starting deadline, want %s", interval, got, time.Minute+want)
 		}
 	}
+	short := lookAt(devbox(), 0)
+	short.ReportMargin, short.Endpoint.Interval = time.Minute, time.Second
+	if got := take(t, newAction(heartbeat), short, "2").Status.Admission; got.ReportDeadline.Sub(got.StartingDeadline.Time) != 2*time.Minute {
+		t.Errorf("with a margin of a minute it may report until %s, starting until %s", got.ReportDeadline, got.StartingDeadline)
+	}
 }
 
 // TestDue: the manager is called no earlier than there is something to do, and when it is called it does it.

@@ -142,6 +142,9 @@ func TestProgress(t *testing.T) {
 	if a = take(t, a, half, "11"); a.Status.Progress != "100%" {
 		t.Errorf("%s is done", a.Status.Progress)
 	}
+	if s := take(t, a, says(a, 11*time.Minute, done, "Done"), "12").Status; s.Progress != "" {
+		t.Errorf("it has ended, and is at %s", s.Progress)
+	}
 
 	refuses(t, admitted(t, terminate), half)
 	refuses(t, newAction(terminate), half)

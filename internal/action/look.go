@@ -153,7 +153,7 @@ func (s *step) soonSent(ep *Endpoint, reason string) bool {
 func (s *step) admit(l Look, deadline time.Time, reason, message string) (Arrow, error) {
 	s.to.Admission = &v1alpha1.ActionAdmission{
 		IdentityID: l.Endpoint.IdentityID, StartingDeadline: second(deadline),
-		ReportDeadline: second(reportDeadline(s.EndpointAction, deadline, l.Endpoint.Interval)),
+		ReportDeadline: second(reportDeadline(s.EndpointAction, deadline, l)),
 	}
 	err := s.sign(l, issueTime(l.Endpoint, l.Now))
 	if bound := (*wire.BoundError)(nil); errors.As(err, &bound) || errors.Is(err, envelope.ErrBounds) {

@@ -66,6 +66,10 @@ func TestLookAtWhatIsPending(t *testing.T) {
 			row:      "2", phase: "Pending", reason: "EndpointOffline",
 			message: "devbox is offline, last seen 2026-11-24 11:59:00Z; waits for it until 2026-11-24 13:00:00Z",
 		},
+		"admitted, never seen": {
+			endpoint: func(e *Endpoint) { e.Online, e.LastSeen = false, time.Time{} },
+			row:      "2", phase: "Pending", reason: "EndpointOffline", message: "devbox is offline; waits for it until 2026-11-24 13:00:00Z",
+		},
 		"admitted, and a terminal needs a websocket": {
 			kind:     terminal,
 			endpoint: func(e *Endpoint) { e.Channel = "Heartbeat" },
@@ -579,6 +583,11 @@ func TestTurns(t *testing.T) {
 	if d := first.Status.Admission.StartingDeadline; !d.Equal(ptr.To(metav1.NewTime(noon.Add(61 * time.Minute)))) {
 		t.Errorf("it may start until %s", d)
 	}
+	asleep := devbox()
+	asleep.Online = false
+	stillFirst := take(t, first, look(0, asleep, 10*time.Minute), "3") // what is signed stays
+	take(t, stillFirst, look(0, asleep, 61*time.Minute-time.Second), None)
+	take(t, stillFirst, look(0, asleep, 61*time.Minute), "6")
 	second := take(t, childOf(parent, "devbox"), look(1, devbox(), time.Minute), "3")
 	if reasonFor(&second.Status) != ReasonWaitingForTurn || !Due(second, noon.Add(time.Hour)).IsZero() {
 		t.Errorf("it waits for %s until %s", reasonFor(&second.Status), Due(second, noon.Add(time.Hour)))

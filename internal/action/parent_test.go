@@ -179,6 +179,24 @@ func TestParentCancelled(t *testing.T) {
 	}
 }
 
+// TestMoreChildrenThanWereCounted: a manager that had not seen yet that another leads has made them.
+func TestMoreChildrenThanWereCounted(t *testing.T) {
+	p := newParent()
+	p.Spec.MaxParallel = ptr.To[int32](1)
+	children := brood(p, 3)
+	p = lookedAfter(t, p, lookAfter(children[:2], 0), "P1")
+	end(children[0], v1alpha1.ActionSucceeded, "Done")
+	end(children[1], v1alpha1.ActionSucceeded, "Done")
+	p = lookedAfter(t, p, lookAfter(children, time.Second), "P2")
+	if c := p.Status.Children; c.Total != 3 || c.Released != 3 || p.Status.Progress != "2/3" {
+		t.Errorf("%+v", c)
+	}
+	end(children[2], v1alpha1.ActionSucceeded, "Done")
+	if p = lookedAfter(t, p, lookAfter(children, 2*time.Second), "P4"); p.Status.Message != "3 of 3 endpoints succeeded" {
+		t.Error(p.Status.Message)
+	}
+}
+
 func TestUnfitParents(t *testing.T) {
 	odd := newParent()
 	odd.Status.Phase = v1alpha1.ActionSent

@@ -103,13 +103,13 @@ func childrenOf[U ~string](s state, parent U) (children []*v1alpha1.EndpointActi
 	return children
 }
 
-// lead makes the children of an action with a selector, which is all endpoints here, and counts them.
+// lead makes the children of an action with a selector, which is all endpoints here, and counts them. A cache that shows the parent with a total
+// shows the children as well: they are of one kind, and were written before.
 func (m *manager) lead(w *world, key string, a *v1alpha1.EndpointAction) {
 	children := childrenOf(m.actions.see(w.etcd), a.UID)
 	matched := m.endpoints.see(w.etcd).keys("endpoints/")
 	l := action.ParentLook{Now: w.now, Children: children, All: true, Matched: len(matched)}
-	switch {
-	case a.Status.Children == nil && !a.Spec.Cancel:
+	if a.Status.Children == nil && !a.Spec.Cancel {
 		for _, at := range matched {
 			l.All = m.makeChild(w, a, strings.TrimPrefix(at, "endpoints/")) && l.All
 		}
@@ -117,9 +117,6 @@ func (m *manager) lead(w *world, key string, a *v1alpha1.EndpointAction) {
 			l.All = false
 		}
 		l.Matched = len(l.Children)
-	case a.Status.Children != nil && len(children) < int(a.Status.Children.Total):
-		live := childrenOf(w.etcd.now(), a.UID) // are they gone, or only not seen yet?
-		l.All = len(live) == len(children)
 	}
 	status, row, err := action.NextParent(a, l)
 	m.decided(w, &write{key, a, status, row, err})

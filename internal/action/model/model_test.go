@@ -206,6 +206,7 @@ func (w *world) judgeRecord(m *machine, uid string) {
 	case r.state != settled:
 		w.violated("%s still waits to be rid of %s", m.name, t.name)
 	case a == nil, t.forged, t.rolledBack && (r.told || a.Status.Admission == nil):
+	case t.journals[m.journal] && r.result.GetReason() == action.ReasonPastDeadline: // it came again after its record had been swept
 	case a.Status.Result == nil:
 		w.violated("what %s reported of %s is lost", m.name, t.name)
 	case !strings.HasSuffix(r.result.GetOutcome().String(), strings.ToUpper(string(a.Status.Result.Outcome))):
