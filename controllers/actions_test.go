@@ -124,8 +124,8 @@ func TestOpenActionsOutliveTheirKey(t *testing.T) {
 
 // TestManagerKilledInAFanOut: whoever leads next makes what is missing, and nothing twice.
 func TestManagerKilledInAFanOut(t *testing.T) {
-	const endpoints = 60
-	manager := startManager(t)
+	const endpoints = 40
+	manager := startManager(t, "--leader-elect=false") // no slow machine is a reason to end
 	c, ns := admin(t), world.api.Namespace(t)
 	for i := range endpoints {
 		enlist(t, ns, fmt.Sprintf("laptop-%d", i))
@@ -153,7 +153,7 @@ func TestManagerKilledInAFanOut(t *testing.T) {
 		return nil
 	})
 	manager.Kill()
-	startManager(t)
+	startManager(t, "--leader-elect=false")
 	action(t, ns, "all", func(a *v1alpha1.EndpointAction) error {
 		if a.Status.Children == nil || a.Status.Children.Open != endpoints {
 			return fmt.Errorf("it counts %+v", a.Status.Children)
