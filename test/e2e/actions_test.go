@@ -114,12 +114,17 @@ type phases struct {
 	all []string
 }
 
+// watchPhases returns once the watch has shown some action that is there already.
 func watchPhases(t testing.TB, n *tenant, name string) *phases {
+	t.Helper()
 	p := &phases{}
+	began := make(chan struct{})
+	var once sync.Once
 	ctx, cancel := context.WithCancel(context.Background())
 	var group sync.WaitGroup
 	group.Go(func() {
 		follow(ctx, n, "epa", "{.metadata.name},{.status.phase}", func(line string) {
+			once.Do(func() { close(began) })
 			p.mu.Lock()
 			defer p.mu.Unlock()
 			if phase, ours := strings.CutPrefix(line, name+","); ours && (len(p.all) == 0 || p.all[len(p.all)-1] != phase) {
@@ -128,6 +133,11 @@ func watchPhases(t testing.TB, n *tenant, name string) *phases {
 		})
 	})
 	t.Cleanup(func() { cancel(); group.Wait() })
+	select {
+	case <-began:
+	case <-time.After(soon):
+		t.Fatal("the watch shows nothing")
+	}
 	return p
 }
 
