@@ -39,6 +39,9 @@ func (r *reconciler) lead(ctx context.Context, a *v1alpha1.EndpointAction, now t
 	if a.Status.Children == nil && !a.Spec.Cancel {
 		var all bool
 		if children, all, err = r.fanOut(ctx, a, children); err != nil {
+			if ctx.Err() != nil { // this process ends: another goes on
+				return time.Time{}, err
+			}
 			r.events.Eventf(a, nil, corev1.EventTypeWarning, "ChildrenMissing", "FanOut", "%.900s", err)
 			return time.Time{}, err
 		}
