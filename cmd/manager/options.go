@@ -29,7 +29,7 @@ type options struct {
 	gatewayLease, gatewayGrace   time.Duration
 	csrRetention, countInterval  time.Duration
 	certificateExpiring          time.Duration
-	childRetention               time.Duration
+	reportMargin, childRetention time.Duration
 	tokenHour                    time.Duration
 	log                          flags.Log
 	reached                      func(point string) error
@@ -62,6 +62,7 @@ func parse(args []string) (*options, error) {
 	f.DurationVar(&o.csrRetention, "csr-retention", 10*time.Second, "how long an answered certificate request is kept for the gateway to see")
 	f.DurationVar(&o.countInterval, "count-interval", time.Minute, "how often the endpoints of a policy are counted, at most")
 	f.DurationVar(&o.certificateExpiring, "certificate-expiring", 5*24*time.Hour, "an endpoint whose certificate ends sooner is unhealthy: it should have renewed")
+	f.DurationVar(&o.reportMargin, "report-margin", 15*time.Minute, "how long after its deadlines an agent that was sent an action may report of it, at least; three heartbeats in any case")
 	f.DurationVar(&o.childRetention, "child-retention", 24*time.Hour, "how long children that succeeded are kept after their action with a selector has ended")
 	f.DurationVar(&o.tokenHour, "token-hour", time.Hour, "how long an hour of a token's expiresAfterHours is: another length is for tests")
 	o.log.Add(f)

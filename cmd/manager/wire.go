@@ -37,7 +37,7 @@ func wire(ctx context.Context, mgr ctrl.Manager, o *options, fleet *keys.Fleet, 
 		},
 		func() error { return addEndpoints(mgr, o, fleet) },
 		func() error {
-			return action.Setup(ctx, mgr, action.Options{FleetID: fleet.ID, Orders: fleet.Orders, ChildRetention: o.childRetention})
+			return action.Setup(ctx, mgr, action.Options{FleetID: fleet.ID, Orders: fleet.Orders, ReportMargin: o.reportMargin, ChildRetention: o.childRetention})
 		},
 	} {
 		if err := add(); err != nil {

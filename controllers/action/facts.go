@@ -18,7 +18,7 @@ import (
 
 // look gathers what an action on one endpoint is judged by. ok is false for a child that its parent has not called yet.
 func (r *reconciler) look(ctx context.Context, a *v1alpha1.EndpointAction, now time.Time) (l *decide.Look, ok bool, err error) {
-	l = &decide.Look{Now: now, FleetID: r.FleetID, Seal: r.seal, SealedNow: r.sealedNow}
+	l = &decide.Look{Now: now, FleetID: r.FleetID, Seal: r.seal, SealedNow: r.sealedNow, ReportMargin: r.ReportMargin}
 	if l.Parent, l.Turn, ok, err = r.parent(ctx, a); err != nil || !ok {
 		return nil, false, err
 	}

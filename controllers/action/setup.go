@@ -30,6 +30,8 @@ type Options struct {
 	// FleetID and Orders are whose orders actions are. A Pending action that another key has signed is signed anew.
 	FleetID string
 	Orders  crypto.Signer
+	// ReportMargin is the least time after its deadlines that an agent has for its report of an action; 0 is 15 minutes.
+	ReportMargin time.Duration
 	// ChildRetention is how long children that succeeded are kept after the end of the action with the selector.
 	ChildRetention time.Duration
 	// Now is the clock; nil is time.Now.
