@@ -24,6 +24,7 @@ import (
 	"github.com/rollcall-dev/rollcall/internal/agent/host"
 	"github.com/rollcall-dev/rollcall/internal/agent/install"
 	"github.com/rollcall-dev/rollcall/internal/agent/state"
+	"github.com/rollcall-dev/rollcall/internal/faults"
 	"github.com/rollcall-dev/rollcall/internal/identity"
 	"github.com/rollcall-dev/rollcall/internal/wire"
 )
@@ -89,6 +90,7 @@ func run(ctx context.Context, args []string, s std) error {
 	path := stateDirFlag(f)
 	timing := agent.DefaultTiming()
 	timing.AddFlags(f)
+	faults.AddFlags(f)
 	level := f.String("log-level", "info", "debug, info or error")
 	format := f.String("log-format", "json", "json or console")
 	if err := parse(f, args, s); err != nil {

@@ -12,6 +12,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
+	"github.com/rollcall-dev/rollcall/internal/faults"
 	"github.com/rollcall-dev/rollcall/internal/flags"
 )
 
@@ -95,6 +96,7 @@ func parse(args []string) (*options, error) {
 	f.DurationVar(&o.drainTimeout, "drain-timeout", 20*time.Second, "after SIGTERM: half of it for websockets to move to other gateways, a quarter each for requests under way and for what waits to be written")
 	f.DurationVar(&o.drainSpread, "drain-spread", 5*time.Second, "over how long the websockets of many agents are closed after SIGTERM; of few, less")
 	o.log.Add(f)
+	faults.AddFlags(f)
 	if err := f.Parse(args); err != nil {
 		return nil, err
 	}

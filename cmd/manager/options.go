@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"github.com/rollcall-dev/rollcall/internal/faults"
 	"github.com/rollcall-dev/rollcall/internal/flags"
 )
 
@@ -32,7 +33,6 @@ type options struct {
 	reportMargin, childRetention time.Duration
 	tokenHour                    time.Duration
 	log                          flags.Log
-	reached                      func(point string) error
 }
 
 func parse(args []string) (*options, error) {
@@ -66,7 +66,7 @@ func parse(args []string) (*options, error) {
 	f.DurationVar(&o.childRetention, "child-retention", 24*time.Hour, "how long children that succeeded are kept after their action with a selector has ended")
 	f.DurationVar(&o.tokenHour, "token-hour", time.Hour, "how long an hour of a token's expiresAfterHours is: another length is for tests")
 	o.log.Add(f)
-	addFaults(f, o)
+	faults.AddFlags(f)
 	if err := f.Parse(args); err != nil {
 		return nil, err
 	}

@@ -79,7 +79,7 @@ func newStore(cfg *rest.Config, clock *keys.ServerClock, o *options) (keys.Store
 	watched := rest.CopyConfig(cfg)
 	watched.Wrap(clock.Wrap)
 	direct, err := client.New(watched, client.Options{Scheme: newScheme()})
-	return keys.Store{Client: direct, Namespace: o.namespace, Overlap: o.orderKeyOverlap, Reached: o.reached}, err
+	return keys.Store{Client: direct, Namespace: o.namespace, Overlap: o.orderKeyOverlap}, err
 }
 
 // begin waits for the API server, checks the kinds, and loads or makes the fleet's keys.

@@ -88,7 +88,6 @@ func addEnrollment(ctx context.Context, mgr ctrl.Manager, o *options, fleet *key
 		GatewayURL:          o.gatewayURL,
 		CertificateLifetime: o.certificateLifetime, RenewalGrace: o.renewalGrace, PreviousKeyLifetime: o.previousKey,
 		CSRRetention: o.csrRetention, TokenHour: o.tokenHour,
-		Reached: o.reached,
 	}
 	if err := (&enrollment.TokenReconciler{Options: opts}).SetupWithManager(mgr); err != nil {
 		return err

@@ -15,6 +15,7 @@ import (
 	"github.com/rollcall-dev/rollcall/api/v1alpha1"
 	decide "github.com/rollcall-dev/rollcall/internal/action"
 	"github.com/rollcall-dev/rollcall/internal/envelope"
+	"github.com/rollcall-dev/rollcall/internal/faults"
 	"github.com/rollcall-dev/rollcall/internal/order"
 )
 
@@ -111,9 +112,11 @@ func (r *reconciler) write(ctx context.Context, a *v1alpha1.EndpointAction, stat
 	}
 	from := a.Status.Phase
 	a.Status = *status
+	faults.Before(row, a.UID)
 	if err := r.client.Status().Update(ctx, a); err != nil {
 		return fmt.Errorf("write the status of EndpointAction %s/%s: %w", a.Namespace, a.Name, err)
 	}
+	faults.After(row, a.UID)
 	transitions.WithLabelValues(string(row), string(a.Spec.Type)).Inc()
 	log.FromContext(ctx).V(1).Info("An action has moved.", "row", row, "from", from, "to", a.Status.Phase, "endpoint", a.Spec.EndpointName)
 	return nil

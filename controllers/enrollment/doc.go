@@ -66,8 +66,6 @@ type Options struct {
 
 	// Now is the clock; nil is time.Now.
 	Now func() time.Time
-	// Reached, where set, is called after each step that wrote something, with the step's name. Tests end the process there.
-	Reached func(point string) error
 }
 
 func (o *Options) now() time.Time {
@@ -78,10 +76,3 @@ func (o *Options) now() time.Time {
 }
 
 func (o *Options) hour() time.Duration { return cmp.Or(o.TokenHour, time.Hour) }
-
-func (o *Options) reached(point string) error {
-	if o.Reached == nil {
-		return nil
-	}
-	return o.Reached(point)
-}

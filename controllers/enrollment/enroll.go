@@ -16,6 +16,7 @@ import (
 
 	"github.com/rollcall-dev/rollcall/api/v1alpha1"
 	"github.com/rollcall-dev/rollcall/internal/csr"
+	"github.com/rollcall-dev/rollcall/internal/faults"
 	"github.com/rollcall-dev/rollcall/internal/identity"
 )
 
@@ -104,7 +105,8 @@ func (r *CSRReconciler) claim(ctx context.Context, s *request) error {
 		return err
 	}
 	s.claim = claimOf(s.token, s.key)
-	return r.reached("claimed")
+	faults.After("claim", "")
+	return nil
 }
 
 // mayEnroll decides about a new enrolment.
@@ -226,7 +228,8 @@ func (r *CSRReconciler) ensureEndpoint(ctx context.Context, s *request) error {
 	err := r.Client.Create(ctx, ep)
 	if err == nil {
 		s.endpoint = ep
-		return r.reached("created endpoint")
+		faults.After("endpoint", "")
+		return nil
 	}
 	if !apierrors.IsAlreadyExists(err) {
 		return fmt.Errorf("create Endpoint %s: %w", fullName(ep), err)
@@ -271,7 +274,7 @@ func (r *CSRReconciler) bindIdentity(ctx context.Context, s *request) error {
 		meta.RemoveStatusCondition(&status.Conditions, v1alpha1.EndpointIdentityConflict)
 	}
 	r.date(status.Identity)
-	return r.patchStatus(ctx, before, s.endpoint, "bound identity")
+	return r.patchStatus(ctx, before, s.endpoint, "identity")
 }
 
 // settle takes the marks of an unfinished enrolment off an Endpoint that it created, and the managedFields, which cost more than the status.
@@ -283,7 +286,8 @@ func (r *CSRReconciler) settle(ctx context.Context, s *request) error {
 	if err := r.Client.Patch(ctx, s.endpoint, client.RawPatch(types.MergePatchType, patch)); err != nil {
 		return fmt.Errorf("settle Endpoint %s: %w", fullName(s.endpoint), err)
 	}
-	return r.reached("settled endpoint")
+	faults.After("settlement", "")
+	return nil
 }
 
 func (r *CSRReconciler) announce(_ context.Context, s *request) error {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/rollcall-dev/rollcall/api/v1alpha1"
 	"github.com/rollcall-dev/rollcall/internal/csr"
+	"github.com/rollcall-dev/rollcall/internal/faults"
 	"github.com/rollcall-dev/rollcall/internal/identity"
 )
 
@@ -32,7 +33,8 @@ func (r *CSRReconciler) patchStatus(ctx context.Context, before, ep *v1alpha1.En
 	if err := r.Client.Status().Patch(ctx, ep, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})); err != nil {
 		return err
 	}
-	return r.reached(point)
+	faults.After(point, "")
+	return nil
 }
 
 func (r *CSRReconciler) approve(ctx context.Context, s *request) error {
@@ -43,7 +45,8 @@ func (r *CSRReconciler) approve(ctx context.Context, s *request) error {
 	if err := csr.Approve(ctx, r.Client, s.CertificateSigningRequest, s.kind, message); err != nil {
 		return err
 	}
-	return r.reached("approved")
+	faults.After("approval", "")
+	return nil
 }
 
 // sign issues the certificate: it names the identity and nothing else, because TLS 1.2 shows it to the network.
@@ -63,5 +66,6 @@ func (r *CSRReconciler) sign(ctx context.Context, s *request) error {
 	if err := csr.Issue(ctx, r.Client, s.CertificateSigningRequest, der); err != nil {
 		return err
 	}
-	return r.reached("signed")
+	faults.After("signature", "")
+	return nil
 }

@@ -59,7 +59,7 @@ func (r *CSRReconciler) bindKey(ctx context.Context, s *request) error {
 	id := s.endpoint.Status.Identity
 	id.PublicKeys, id.PreviousKeyExpirationTime = after.publicKeys, after.previousUntil
 	r.date(id)
-	return r.patchStatus(ctx, before, s.endpoint, "bound key")
+	return r.patchStatus(ctx, before, s.endpoint, "key")
 }
 
 // reportConflict says that a machine uses a certificate of this identity that was superseded, unless a person has said which one is true.
@@ -78,5 +78,5 @@ func (r *CSRReconciler) reportConflict(ctx context.Context, s *request) error {
 		return nil
 	}
 	r.Events.Eventf(s.endpoint, nil, corev1.EventTypeWarning, "IdentityConflict", "Renew", "a machine tried to renew a certificate that was superseded")
-	return r.patchStatus(ctx, before, s.endpoint, "reported conflict")
+	return r.patchStatus(ctx, before, s.endpoint, "conflict")
 }

@@ -25,6 +25,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/rollcall-dev/rollcall/api/v1alpha1"
+	"github.com/rollcall-dev/rollcall/internal/faults"
 )
 
 // Reasons of the conditions of an EnrollmentToken.
@@ -206,7 +207,8 @@ func (r *TokenReconciler) handOut(ctx context.Context, token *v1alpha1.Enrollmen
 	if err := r.Client.Create(ctx, secret); err != nil && !apierrors.IsAlreadyExists(err) {
 		return waits, fmt.Errorf("create Secret %s/%s: %w", secret.Namespace, secret.Name, err)
 	}
-	return handedOut, r.reached("made token")
+	faults.After("token", "")
+	return handedOut, nil
 }
 
 // secret is what the token is handed out in, and key what a gateway verifies enrolments with.

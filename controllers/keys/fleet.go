@@ -18,6 +18,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/rollcall-dev/rollcall/internal/faults"
 	"github.com/rollcall-dev/rollcall/internal/identity"
 )
 
@@ -44,8 +45,6 @@ type Store struct {
 	Overlap time.Duration
 	// Now is the clock; nil is time.Now.
 	Now func() time.Time
-	// Reached, where set, is called after each step that wrote something, with the step's name. Tests end the process there.
-	Reached func(point string) error
 }
 
 // Fleet is what a fleet signs with. Private keys stay behind crypto.Signer.
@@ -183,7 +182,8 @@ func (s Store) secret(ctx context.Context, name string, create func() (map[strin
 	if err != nil {
 		return nil, s.failed("create", name, err)
 	}
-	return secret, s.reached("made " + name)
+	faults.After(name, "")
+	return secret, nil
 }
 
 func (s Store) failed(verb, name string, err error) error {
@@ -207,11 +207,4 @@ func (s Store) now() time.Time {
 		return time.Now()
 	}
 	return s.Now()
-}
-
-func (s Store) reached(point string) error {
-	if s.Reached == nil {
-		return nil
-	}
-	return s.Reached(point)
 }

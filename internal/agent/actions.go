@@ -17,6 +17,7 @@ import (
 	"github.com/rollcall-dev/rollcall/internal/agent/problem"
 	"github.com/rollcall-dev/rollcall/internal/agent/session"
 	"github.com/rollcall-dev/rollcall/internal/envelope"
+	"github.com/rollcall-dev/rollcall/internal/faults"
 	"github.com/rollcall-dev/rollcall/internal/wire"
 )
 
@@ -58,13 +59,17 @@ func (e *Engine) accept(o *agentv1.Envelope) error {
 	log := e.Log.WithValues("action", a.Order.GetActionUid(), "type", a.Type, "by", a.Order.GetRequestedBy())
 	if v := a.Judge(e.standing(a), false); v.Reason != "" {
 		result := e.payload(a.Order.GetActionUid(), a.Digest, time.Time{}, refused(v))
+		faults.Before("refusal", a.Order.GetActionUid())
 		if e.journaled(e.journal.Refuse(a, result, e.now())) {
+			faults.After("refusal", a.Order.GetActionUid())
 			log.Info("an action was refused: "+v.Message, "reason", v.Reason)
 			e.note(a.Order.GetActionUid(), outbox.Finished, e.boot())
 		}
 		return nil
 	}
+	faults.Before("RECEIVED", a.Order.GetActionUid())
 	if e.journaled(e.journal.Receive(a, e.now())) {
+		faults.After("RECEIVED", a.Order.GetActionUid())
 		log.Info("an action was accepted", "reason", a.Order.GetReason())
 		e.raise(a.Topic, a.IssuedAt())
 		if e.session.Phase() == session.Up { // else the next heartbeat says so in time
@@ -107,7 +112,9 @@ func (e *Engine) takeBack(o *agentv1.Envelope) error {
 		e.repeat(known, nil)
 	case !known.Cancelled:
 		e.Log.Info("an action is taken back while it runs", "action", known.UID)
+		faults.Before("cancel", known.UID)
 		e.journaled(e.journal.Cancel(known, o)) // it is asked to stop all the same
+		faults.After("cancel", known.UID)
 		e.runner.Cancel(known.UID)
 	}
 	return nil
@@ -120,7 +127,9 @@ func (e *Engine) takeBackUnknown(c *agentv1.Cancel, o *agentv1.Envelope) error {
 		return err
 	}
 	result := e.payload(c.GetActionUid(), c.GetActionDigest(), time.Time{}, perform.Cancelled("taken back before it came"))
+	faults.Before("tombstone", c.GetActionUid())
 	if e.journaled(e.journal.TakeBack(c, o, result, e.now())) {
+		faults.After("tombstone", c.GetActionUid())
 		e.Log.Info("an action was taken back before it came", "action", c.GetActionUid())
 		e.note(c.GetActionUid(), outbox.Finished, e.boot())
 	}

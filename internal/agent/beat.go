@@ -19,6 +19,7 @@ import (
 	"github.com/rollcall-dev/rollcall/internal/agent/problem"
 	"github.com/rollcall-dev/rollcall/internal/agent/session"
 	"github.com/rollcall-dev/rollcall/internal/envelope"
+	"github.com/rollcall-dev/rollcall/internal/faults"
 	"github.com/rollcall-dev/rollcall/internal/liveness"
 	"github.com/rollcall-dev/rollcall/internal/wire"
 )
@@ -101,6 +102,7 @@ func (e *Engine) accepted(ctx context.Context, reply *agentv1.HeartbeatReply, re
 			e.asked.inventory, e.slim = "asked", false
 		}
 	}
+	faults.After("heartbeat", e.identityID())
 	e.Log.V(1).Info("heartbeat accepted", "gateway", e.gateway)
 	if e.reportsEnd(received.Boot, "") {
 		return 0

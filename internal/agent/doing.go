@@ -12,6 +12,7 @@ import (
 	"github.com/rollcall-dev/rollcall/internal/agent/perform"
 	"github.com/rollcall-dev/rollcall/internal/agent/problem"
 	"github.com/rollcall-dev/rollcall/internal/agent/session"
+	"github.com/rollcall-dev/rollcall/internal/faults"
 )
 
 const (
@@ -74,9 +75,11 @@ func (e *Engine) startAction(entry *journal.Entry) {
 	if !e.clock.Anchored() || e.runner.Len() >= maxTasks || e.busy(a.Topic) || e.unjournaled != nil && e.boot() < e.rewriteAt {
 		return
 	}
+	faults.Before("STARTED", entry.UID)
 	if !e.journaled(e.journal.Start(entry, e.now())) {
 		return
 	}
+	faults.After("STARTED", entry.UID)
 	e.Log.Info("an action begins", "action", entry.UID, "type", a.Type)
 	e.launch(entry, e.executors[a.Type], false)
 	e.note(entry.UID, outbox.Running, e.boot()+e.Timing.ActionRunning)
@@ -119,6 +122,7 @@ func (e *Engine) hear(event perform.Event) {
 	case event.Noted != nil:
 		err := e.journal.Note(entry, event.Intent)
 		e.journaled(err)
+		faults.After("intent", entry.UID)
 		event.Noted(err)
 	case event.Result != nil:
 		if event.Stack != nil {
@@ -134,7 +138,9 @@ func (e *Engine) hear(event perform.Event) {
 func (e *Engine) end(entry *journal.Entry, digest string, r perform.Result) {
 	e.runner.Ended(entry.UID)
 	e.Log.Info("an action ended: "+r.Message, "action", entry.UID, "outcome", outcome(r.Outcome), "reason", r.Reason)
+	faults.Before("FINISHED", entry.UID)
 	if e.journaled(e.journal.Finish(entry, e.payload(entry.UID, digest, entry.StartedAt, r), e.now())) {
+		faults.After("FINISHED", entry.UID)
 		e.note(entry.UID, outbox.Finished, e.boot())
 	} else {
 		e.box.Settled(entry.UID)

@@ -10,6 +10,7 @@ import (
 	"github.com/rollcall-dev/rollcall/internal/agent/problem"
 	"github.com/rollcall-dev/rollcall/internal/agent/session"
 	"github.com/rollcall-dev/rollcall/internal/envelope"
+	"github.com/rollcall-dev/rollcall/internal/faults"
 	"github.com/rollcall-dev/rollcall/internal/wire"
 )
 
@@ -65,6 +66,7 @@ func (e *Engine) sendUpdate(ctx context.Context, u outbox.Update) {
 	e.told[id] = u
 	e.box.Sent(u, e.boot(), e.Random())
 	e.say(ctx, &agentv1.AgentMessage{Id: id, Body: &agentv1.AgentMessage_ActionUpdate{ActionUpdate: m}})
+	faults.After(u.Phase, u.UID)
 }
 
 // postUpdates tells over HTTPS what is due.
@@ -97,6 +99,7 @@ func (e *Engine) postUpdates(ctx context.Context) (time.Duration, error) {
 		return 0, errYielded
 	}
 	for i, ack := range reply.GetAcks() {
+		faults.After(told[i].Phase, told[i].UID)
 		e.answered(told[i], ack.GetProblem())
 	}
 	return 0, err
@@ -149,8 +152,10 @@ func (e *Engine) answered(u outbox.Update, refusal *agentv1.Problem) {
 	if u.Phase != outbox.Finished || entry == nil {
 		return
 	}
+	faults.Before("SETTLED", entry.UID)
 	if entry.State == journal.Finished && !e.journaled(e.journal.Settle(entry, e.now())) {
 		return // it is told again
 	}
+	faults.After("SETTLED", entry.UID)
 	e.box.Settled(u.UID)
 }

@@ -7,12 +7,13 @@ import (
 
 	"github.com/rollcall-dev/rollcall/hack/local"
 	"github.com/rollcall-dev/rollcall/internal/envelope"
+	"github.com/rollcall-dev/rollcall/internal/faults"
 	"github.com/rollcall-dev/rollcall/internal/identity"
 	"github.com/rollcall-dev/rollcall/test/harness"
 )
 
-// faultPoints are the steps of an enrolment after which the manager is killed.
-var faultPoints = []string{"claimed", "created endpoint", "settled endpoint", "approved", "signed"}
+// faultPoints are the writes of an enrolment after which the manager is killed.
+var faultPoints = []string{"claim", "endpoint", "settlement", "approval", "signature"}
 
 // managerKilledAtEachStep: whatever the manager was doing when it was killed, one machine is one Endpoint and one use of its token.
 func managerKilledAtEachStep(t *testing.T, s *system) {
@@ -34,7 +35,7 @@ func managerKilledAtEachStep(t *testing.T, s *system) {
 		select {
 		case <-faulty.Done():
 		case <-time.After(20 * time.Second):
-			t.Fatalf("the manager was never %q", point)
+			t.Fatalf("the manager has never written the %s", point)
 		}
 		s.startManager(t)
 		if err := <-answered; err != nil {
@@ -55,13 +56,22 @@ func managerKilledAtEachStep(t *testing.T, s *system) {
 	}
 }
 
-// startFaulty starts a manager that kills itself after a step.
+// faulty is the system with a manager that kills itself after a write.
+func faulty(t testing.TB, s local.System, point string) local.System {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "fault")
+	if err := faults.Arm(file, faults.Order{Point: faults.Point(faults.WhenAfter, point)}); err != nil {
+		t.Fatal(err)
+	}
+	s.ManagerProgram = "rollcall-manager-faults"
+	s.ManagerArgs = append(append([]string{}, s.ManagerArgs...), "--fault-file="+file)
+	return s
+}
+
+// startFaulty starts such a manager.
 func (s *system) startFaulty(t testing.TB, point string) *local.Process {
 	t.Helper()
-	faulty := s.System
-	faulty.ManagerProgram = "rollcall-manager-faults"
-	faulty.ManagerArgs = append(append([]string{}, s.ManagerArgs...), "--fault="+point)
-	p, err := faulty.StartManager(t.Context())
+	p, err := faulty(t, s.System, point).StartManager(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -96,13 +106,10 @@ func managerKilledInKeyCeremony(t *testing.T) {
 		Admin: api.Admin, Bin: harness.Bin(t), Dir: filepath.Join(dir, "system"), LogDir: filepath.Join(dir, "log"),
 		GatewayAddress: freeAddress(t), ManagerArgs: scaledManager, GatewayArgs: scaledGateway,
 	}}
-	for _, point := range []string{"made rollcall-root-key", "made rollcall-order-key", "made rollcall-agent-ca", "made rollcall-server-ca", "made rollcall-token-key"} {
-		faulty := s.System
-		faulty.ManagerProgram = "rollcall-manager-faults"
-		faulty.ManagerArgs = append(append([]string{}, scaledManager...), "--fault="+point)
-		if p, err := faulty.StartManager(t.Context()); err == nil {
+	for _, secret := range []string{"rollcall-root-key", "rollcall-order-key", "rollcall-agent-ca", "rollcall-server-ca", "rollcall-token-key"} {
+		if p, err := faulty(t, s.System, secret).StartManager(t.Context()); err == nil {
 			p.Kill()
-			t.Fatalf("the manager was never at %q", point)
+			t.Fatalf("the manager has never made the Secret %s", secret)
 		}
 	}
 	s.startManager(t)

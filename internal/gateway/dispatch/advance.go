@@ -8,6 +8,7 @@ import (
 
 	"github.com/rollcall-dev/rollcall/api/v1alpha1"
 	"github.com/rollcall-dev/rollcall/internal/action"
+	"github.com/rollcall-dev/rollcall/internal/faults"
 	"github.com/rollcall-dev/rollcall/internal/store"
 )
 
@@ -31,10 +32,12 @@ func (d *Dispatcher) advance(ctx context.Context, endpoint store.Ref, a *v1alpha
 		}
 		next := *a
 		next.Status = *status
+		faults.Before(row, a.UID)
 		stored, err := d.config.API.WriteAction(ctx, &next)
 		d.heed(err)
 		switch {
 		case err == nil:
+			faults.After(row, a.UID)
 			d.metrics.transition(row)
 			return stored, row, nil
 		case errors.Is(err, store.ErrGone):

@@ -9,6 +9,7 @@ import (
 
 	"github.com/rollcall-dev/rollcall/api/v1alpha1"
 	"github.com/rollcall-dev/rollcall/internal/action"
+	"github.com/rollcall-dev/rollcall/internal/faults"
 	"github.com/rollcall-dev/rollcall/internal/order"
 	"github.com/rollcall-dev/rollcall/internal/store"
 )
@@ -83,6 +84,7 @@ func (t *turn) hand(a *v1alpha1.EndpointAction, signed v1alpha1.Envelope, note f
 	if !t.line.Room(o) {
 		return false
 	}
+	faults.Before("sending", a.UID)
 	t.line.Send(o)
 	t.remember(a, note)
 	return true
