@@ -11,6 +11,7 @@ import (
 type Metrics struct {
 	transitions *prometheus.CounterVec
 	unfit       prometheus.Counter
+	queue       prometheus.Gauge
 	latency     *prometheus.HistogramVec
 }
 
@@ -23,12 +24,15 @@ func NewMetrics(r prometheus.Registerer) (*Metrics, error) {
 		unfit: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "rollcall_gateway_action_unfit_total", Help: "Events that did not fit the action as it was, so that nothing was written.",
 		}),
+		queue: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "rollcall_gateway_action_queue", Help: "Agents for whose actions something is to be done, and no worker is at it yet.",
+		}),
 		latency: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "rollcall_gateway_action_dispatch_seconds", Help: "Time from an action's admission by the manager until it was sent first, by channel.",
 			Buckets: []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 10, 60, 300, 900, 3600, 6 * 3600, 24 * 3600, 7 * 24 * 3600},
 		}, []string{"channel"}),
 	}
-	for _, c := range []prometheus.Collector{m.transitions, m.unfit, m.latency} {
+	for _, c := range []prometheus.Collector{m.transitions, m.unfit, m.queue, m.latency} {
 		if err := r.Register(c); err != nil {
 			return nil, err
 		}

@@ -89,6 +89,7 @@ func (d *Dispatcher) enqueue(w *work) {
 	}
 	w.queued = true
 	d.queue = append(d.queue, w)
+	d.metrics.queue.Inc()
 	select {
 	case d.wake <- struct{}{}:
 	default:
@@ -106,6 +107,7 @@ func (d *Dispatcher) next() (*work, job) {
 	}
 	w := d.queue[0]
 	d.queue = d.queue[1:]
+	d.metrics.queue.Dec()
 	w.queued, w.working = false, true
 	j := w.job
 	w.job = job{}

@@ -7,6 +7,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	agentv1 "github.com/rollcall-dev/rollcall/api/agent/v1"
+	"github.com/rollcall-dev/rollcall/internal/envelope"
 	"github.com/rollcall-dev/rollcall/internal/gateway/auth"
 	"github.com/rollcall-dev/rollcall/internal/gateway/heartbeat"
 	"github.com/rollcall-dev/rollcall/internal/store"
@@ -38,6 +39,17 @@ func FuzzHandle(f *testing.F) {
 	ping, err := wire.Protobuf.Marshal(&agentv1.AgentMessage{Id: 3, Body: &agentv1.AgentMessage_Ping{Ping: &agentv1.Ping{}}})
 	if err != nil {
 		f.Fatal(err)
+	}
+	for _, u := range []*agentv1.ActionUpdate{
+		acknowledges(idOf(50)),
+		{ActionUid: idOf(50), Phase: agentv1.ActionPhase_ACTION_PHASE_RUNNING, Percent: 45, Message: "at it"},
+		{ActionUid: idOf(50), Phase: agentv1.ActionPhase_ACTION_PHASE_FINISHED, Result: sealed(envelope.Result, 1)},
+	} {
+		update, err := wire.Protobuf.Marshal(&agentv1.AgentMessage{Id: 4, Body: &agentv1.AgentMessage_ActionUpdate{ActionUpdate: u}})
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(update)
 	}
 	for _, seed := range [][]byte{usual(2), usual(77), ping, nil, {0xff}, append(usual(2), ping...), append(usual(2), usual(3)...)} {
 		f.Add(seed)
