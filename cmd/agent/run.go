@@ -19,6 +19,7 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"github.com/rollcall-dev/rollcall/internal/agent"
+	"github.com/rollcall-dev/rollcall/internal/agent/abilities"
 	"github.com/rollcall-dev/rollcall/internal/agent/client"
 	"github.com/rollcall-dev/rollcall/internal/agent/control"
 	"github.com/rollcall-dev/rollcall/internal/agent/host"
@@ -113,7 +114,7 @@ func run(ctx context.Context, args []string, s std) error {
 	defer func() { _ = dir.Close() }() // the process ends
 	config := agent.Config{
 		Dir: dir, Host: host.This(ctx, dir.Path()), Server: set.serverURL, Proxy: set.proxyURL,
-		Version: agent.Version, Platform: host.Platform, Timing: timing, Log: log,
+		Version: agent.Version, Platform: host.Platform, Executors: abilities.OfThisMachine(), Timing: timing, Log: log,
 	}
 	if !state.Has(dir.Path()) {
 		if config.Token, err = set.token(s.in); err != nil {

@@ -34,9 +34,10 @@ const usage = `cytool asks the Rollcall agent on this machine.
   cytool status      who this machine is to its fleet, and what is wrong
   cytool checkin     make the agent send a heartbeat now, and wait for the answer
   cytool websocket   the websocket by which actions arrive
+  cytool actions     what this machine was told to do, and what became of it
 
 Flags: -o json for programs; --state-dir of an agent that is not at its usual place.
-Exit codes: 0 connected, 1 not connected, 2 usage, 3 the agent is not running, 4 not permitted.
+Exit codes: 0 connected (actions: answered), 1 not connected, 2 usage, 3 the agent is not running, 4 not permitted.
 `
 
 func main() {
@@ -69,6 +70,7 @@ func command(ctx context.Context, args []string, out, errOut io.Writer) int {
 		"status":    func() (int, error) { return showStatus(ctx, client, p) },
 		"checkin":   func() (int, error) { return checkin(ctx, client, p) },
 		"websocket": func() (int, error) { return showWebSocket(ctx, client, p) },
+		"actions":   func() (int, error) { return showActions(ctx, client, p) },
 	}
 	do, ok := commands[f.Arg(0)]
 	if !ok {
@@ -132,6 +134,14 @@ func showWebSocket(ctx context.Context, c *control.Client, p printer) (int, erro
 		return exitNotConnected, p.print(s.Channel())
 	}
 	return exitOK, p.print(s.Channel())
+}
+
+func showActions(ctx context.Context, c *control.Client, p printer) (int, error) {
+	a, err := c.Actions(ctx)
+	if err != nil {
+		return 0, err
+	}
+	return exitOK, p.print(a)
 }
 
 func checkin(ctx context.Context, c *control.Client, p printer) (int, error) {

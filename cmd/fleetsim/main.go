@@ -55,6 +55,7 @@ func parse(args []string) (*options, error) {
 	tokenFile := f.String("token-file", "", "file with the enrolment token; only needed until all have enrolled")
 	verbose := f.Bool("verbose", false, "log what each agent does")
 	websocket := f.Bool("websocket", true, "keep websockets, as the policy says; false: heartbeats over HTTPS only")
+	f.BoolVar(&o.terminate, "terminate", false, "say that they can TerminateProcess, end made-up processes, and say that they were made up")
 	f.IntVar(&o.count, "count", 50, "how many agents")
 	f.StringVar(&o.stateDir, "state-dir", "", "where they keep their state, a directory each: a restart goes on")
 	f.StringVar(&o.prefix, "prefix", "agent", "their names are prefix-01, prefix-02 ...")

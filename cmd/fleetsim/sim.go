@@ -17,6 +17,7 @@ import (
 
 	"github.com/rollcall-dev/rollcall/internal/agent"
 	"github.com/rollcall-dev/rollcall/internal/agent/host"
+	"github.com/rollcall-dev/rollcall/internal/agent/perform"
 	"github.com/rollcall-dev/rollcall/internal/agent/state"
 	"github.com/rollcall-dev/rollcall/internal/agent/status"
 	"github.com/rollcall-dev/rollcall/internal/identity"
@@ -35,6 +36,7 @@ type options struct {
 	startRate     float64
 	enrollAtOnce  int
 	noWebsocket   bool
+	terminate     bool
 	timing        agent.Timing
 	log           logr.Logger
 	progress      io.Writer
@@ -173,10 +175,14 @@ func (s *sim) start(ctx context.Context, name, dir, version string) *simulated {
 		s.fail(fmt.Errorf("%s: %w", name, err))
 		return nil
 	}
+	var executors perform.Executors
+	if s.terminate {
+		executors = perform.Executors{"TerminateProcess": &processes{}}
+	}
 	ctx, stop := context.WithCancel(ctx)
 	a := &simulated{name: name, started: time.Now(), stop: stop, done: make(chan struct{}), engine: agent.New(agent.Config{
 		Dir: d, Host: &machine{Machine: s.machine, name: name}, Server: s.server, Proxy: s.proxy, Token: s.token,
-		Version: version, Platform: host.Platform, NoWebsocket: s.noWebsocket, Timing: s.timing, Log: s.log.WithValues("endpoint", name),
+		Version: version, Platform: host.Platform, Executors: executors, NoWebsocket: s.noWebsocket, Timing: s.timing, Log: s.log.WithValues("endpoint", name),
 	})}
 	s.mu.Lock()
 	s.agents[filepath.Base(dir)] = a

@@ -3,12 +3,15 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -16,6 +19,7 @@ import (
 	"github.com/go-logr/logr"
 	"go.uber.org/goleak"
 
+	agentv1 "github.com/rollcall-dev/rollcall/api/agent/v1"
 	"github.com/rollcall-dev/rollcall/internal/agent"
 	"github.com/rollcall-dev/rollcall/internal/agent/fleettest"
 	"github.com/rollcall-dev/rollcall/internal/wire"
@@ -168,6 +172,65 @@ func TestFleetEnrollsAFewAtOnce(t *testing.T) {
 	}
 	if g.Enrolled() != count {
 		t.Errorf("%d of %d have enrolled: %+v", g.Enrolled(), count, sum)
+	}
+}
+
+// A fleet does what it is told, each agent once; and ends processes, made-up ones, only where it says that it can.
+func TestFleetActs(t *testing.T) {
+	f := fleettest.New(t, time.Now)
+	g := f.Serve(t)
+	g.Websocket.Store(true)
+	const count = 20
+	var mu sync.Mutex
+	uids := map[string][]string{} // by identity: a heartbeat, then two ends of the same process
+	orders := map[string][]*agentv1.Envelope{}
+	end := func(m *agentv1.Action) {
+		m.Parameters = &agentv1.Action_TerminateProcess{TerminateProcess: &agentv1.TerminateProcess{Executable: "/usr/bin/sleep"}}
+	}
+	g.Orders = func(id string) []*agentv1.Envelope {
+		mu.Lock()
+		defer mu.Unlock()
+		if orders[id] == nil {
+			orders[id] = []*agentv1.Envelope{f.Assignment(id, "", time.Unix(1, 0))}
+			for _, change := range []func(*agentv1.Action){nil, end, end} {
+				order, uid := f.Action(id, change)
+				orders[id], uids[id] = append(orders[id], order), append(uids[id], uid)
+			}
+		}
+		return slices.Clone(orders[id])
+	}
+	for _, terminate := range []bool{true, false} {
+		clear(uids)
+		clear(orders)
+		o := options{
+			server: g.URL, token: f.Token(), count: count, stateDir: t.TempDir(), prefix: "agent", version: "8.0.0", startRate: 1000, enrollAtOnce: 100,
+			timing: agent.DefaultTiming(), log: logr.Discard(), progress: io.Discard, terminate: terminate,
+		}
+		o.timing.HeartbeatInterval = 500 * time.Millisecond
+		live(t, o, func() bool {
+			mu.Lock()
+			all := slices.Concat(slices.Collect(maps.Values(uids))...)
+			mu.Unlock() // the gateway asks for orders with a lock of its own
+			return len(all) == 3*count && !slices.ContainsFunc(all, func(uid string) bool { return len(g.Results(uid)) == 0 })
+		})
+		reasons := map[string]int{}
+		for _, id := range uids {
+			for i, uid := range id {
+				for _, r := range g.Results(uid) {
+					reasons[fmt.Sprint(min(i, 1), " ", r.GetReason())]++
+					if i > 0 && terminate && (!strings.HasPrefix(r.GetMessage(), "simulated: ") || len(r.GetProcesses()) > 0) {
+						t.Errorf("it does not say that it was made up: %v", r)
+					}
+				}
+			}
+		}
+		want := map[string]int{"0 Done": count, "1 Unsupported": 2 * count}
+		if terminate {
+			want = map[string]int{"0 Done": count, "1 Done": count, "1 NoSuchProcess": count}
+		}
+		if !maps.Equal(reasons, want) {
+			t.Errorf("ends %v, want %v", reasons, want)
+		}
 	}
 }
 

@@ -61,7 +61,7 @@ type Config struct {
 	Stepped func()
 }
 
-// Engine is the agent. Run or Step drive it, from one goroutine; Status and Checkin may be called from any.
+// Engine is the agent. Run or Step drive it, from one goroutine; Status, Connected, Actions and Checkin may be called from any.
 type Engine struct {
 	Config
 	log      logr.Logger // as it was given; Log names the identity too
@@ -149,7 +149,7 @@ func New(c Config) *Engine {
 		Config: c, log: c.Log, instance: randomID(), asks: make(chan chan struct{}), clock: liveness.NewClock(time.Time{}, 0), kept: &statev1.AgentState{},
 		start: task{name: "start"}, enrollment: task{name: "enrolment"}, renewal: task{name: "renewal", due: never}, beat: task{name: "heartbeat"},
 		line: session.NewLine(c.Host.Clock), looked: c.Host.Clock(),
-		runner: perform.NewRunner(), told: map[uint64]outbox.Update{}, updates: task{name: "telling of actions"}, floors: map[orders.Topic]time.Time{},
+		journal: &journal.Journal{}, runner: perform.NewRunner(), told: map[uint64]outbox.Update{}, updates: task{name: "telling of actions"}, floors: map[orders.Topic]time.Time{},
 		box: outbox.Box{Repeat: c.Timing.ActionRepeat, Progress: c.Timing.ActionProgress}, rewriteAt: never, reportRequests: make(chan *report),
 	}
 	e.executors, e.capabilities = capable(c.Executors, e.reportRequests)

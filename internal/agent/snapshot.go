@@ -50,6 +50,7 @@ func (e *Engine) publish() {
 		Server:  status.Server{URL: e.Server.String(), Proxy: client.ProxyName(e.Proxy), Gateway: e.gateway},
 		Policy:  status.Policy{ID: p.GetPolicyId(), Revision: p.GetRevision(), HeartbeatIntervalSeconds: int64(e.interval() / time.Second)},
 		Orders:  status.Orders{Rejected: e.rejected, LastRejection: e.lastRejection},
+		Actions: e.openCount(),
 		Damaged: e.Dir.Damaged(),
 	}
 	if e.client != nil {

@@ -40,41 +40,49 @@ func NewClient(stateDir string) *Client {
 }
 
 // Status is the agent as it is.
-func (c *Client) Status(ctx context.Context) (status.Status, error) {
-	return c.do(ctx, http.MethodGet, pathStatus)
+func (c *Client) Status(ctx context.Context) (s status.Status, err error) {
+	err = c.do(ctx, http.MethodGet, pathStatus, &s)
+	return s, err
 }
 
 // Checkin makes the agent try now, and is the agent as it is afterwards.
-func (c *Client) Checkin(ctx context.Context) (status.Status, error) {
-	return c.do(ctx, http.MethodPost, pathCheckin)
+func (c *Client) Checkin(ctx context.Context) (s status.Status, err error) {
+	err = c.do(ctx, http.MethodPost, pathCheckin, &s)
+	return s, err
 }
 
-func (c *Client) do(ctx context.Context, method, path string) (s status.Status, err error) {
+// Actions are those that the agent has done, does, and is to do.
+func (c *Client) Actions(ctx context.Context) (a status.Actions, err error) {
+	err = c.do(ctx, http.MethodGet, pathActions, &a)
+	return a, err
+}
+
+func (c *Client) do(ctx context.Context, method, path string, v any) error {
 	req, err := http.NewRequestWithContext(ctx, method, "http://agent"+path, nil)
 	if err != nil {
-		return s, err
+		return err
 	}
 	resp, err := c.http.Do(req)
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
-		return s, fmt.Errorf("%w: nobody listens at %s", ErrNotRunning, c.socket)
+		return fmt.Errorf("%w: nobody listens at %s", ErrNotRunning, c.socket)
 	case errors.Is(err, fs.ErrPermission):
-		return s, fmt.Errorf("%w: %s cannot be opened", ErrNotPermitted, c.socket)
+		return fmt.Errorf("%w: %s cannot be opened", ErrNotPermitted, c.socket)
 	case err != nil:
-		return s, fmt.Errorf("ask the agent at %s: %w", c.socket, err)
+		return fmt.Errorf("ask the agent at %s: %w", c.socket, err)
 	}
 	defer func() { _ = resp.Body.Close() }() // only read
 	b, err := io.ReadAll(io.LimitReader(resp.Body, maxReply))
 	switch {
 	case err != nil:
-		return s, fmt.Errorf("%w: it went away while it answered", ErrNotRunning)
+		return fmt.Errorf("%w: it went away while it answered", ErrNotRunning)
 	case resp.StatusCode == http.StatusForbidden:
-		return s, fmt.Errorf("%w: %s", ErrNotPermitted, strings.TrimSpace(string(b)))
+		return fmt.Errorf("%w: %s", ErrNotPermitted, strings.TrimSpace(string(b)))
 	case resp.StatusCode != http.StatusOK:
-		return s, errors.New(strings.TrimSpace(string(b)))
+		return errors.New(strings.TrimSpace(string(b)))
 	}
-	if err := json.Unmarshal(b, &s); err != nil {
-		return s, fmt.Errorf("the agent's answer does not parse; are cytool and the agent of one version? %w", err)
+	if err := json.Unmarshal(b, v); err != nil {
+		return fmt.Errorf("the agent's answer does not parse; are cytool and the agent of one version? %w", err)
 	}
-	return s, nil
+	return nil
 }

@@ -32,6 +32,12 @@ func (a *agent) Status() status.Status {
 	return status.Status{State: "Online", Server: status.Server{URL: fmt.Sprint(a.asked)}}
 }
 func (a *agent) Checkin(context.Context) error { a.asked++; return nil }
+func (a *agent) Actions() (status.Actions, error) {
+	if a.asked > 0 {
+		return status.Actions{}, errors.New("the disk is broken")
+	}
+	return status.Actions{Actions: []status.Action{{UID: "x"}}}, nil
+}
 
 // serve starts an agent in a short path: a socket's may have 107 bytes.
 func serve(t *testing.T) string {
@@ -57,8 +63,14 @@ func TestAsk(t *testing.T) {
 	if s, err := c.Status(t.Context()); err != nil || s.State != "Online" || s.Server.URL != "0" {
 		t.Errorf("%+v, %v", s, err)
 	}
+	if a, err := c.Actions(t.Context()); err != nil || len(a.Actions) != 1 || a.Actions[0].UID != "x" {
+		t.Errorf("%+v, %v", a, err)
+	}
 	if s, err := c.Checkin(t.Context()); err != nil || s.Server.URL != "1" {
 		t.Errorf("%+v, %v", s, err)
+	}
+	if _, err := c.Actions(t.Context()); err == nil || err.Error() != "the disk is broken" {
+		t.Error(err)
 	}
 	info, err := os.Stat(SocketPath(dir))
 	if err != nil || info.Mode().Perm() != 0o600 {

@@ -21,6 +21,7 @@ import (
 const (
 	pathStatus  = "/v1/status"
 	pathCheckin = "/v1/checkin"
+	pathActions = "/v1/actions"
 )
 
 // checkinTimeout bounds a check-in: an enrolment and a heartbeat at a slow server.
@@ -30,6 +31,7 @@ const checkinTimeout = 100 * time.Second
 type Agent interface {
 	Status() status.Status
 	Checkin(context.Context) error
+	Actions() (status.Actions, error)
 }
 
 // SocketPath is where the agent with this state directory listens.
@@ -66,6 +68,14 @@ func Serve(ctx context.Context, l net.Listener, agent Agent) {
 			return
 		}
 		answer(w, agent.Status())
+	})
+	mux.HandleFunc("GET "+pathActions, func(w http.ResponseWriter, _ *http.Request) {
+		actions, err := agent.Actions()
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
+		answer(w, actions)
 	})
 	server := &http.Server{
 		Handler:           ownUser(mux),
@@ -108,7 +118,7 @@ func checkPeer(c net.Conn) error {
 	return nil
 }
 
-func answer(w http.ResponseWriter, s status.Status) {
+func answer(w http.ResponseWriter, v any) {
 	w.Header().Set("Content-Type", "application/json")
-	_ = json.NewEncoder(w).Encode(s) // the asker may be gone
+	_ = json.NewEncoder(w).Encode(v) // the asker may be gone
 }

@@ -108,6 +108,48 @@ func TestSleep(t *testing.T) {
 	expect(t, m, start+time.Hour, Drop, "nothing came for 1m40s")
 }
 
+// Updates are answered when the server has kept them, however long that takes: they are never late, measure nothing, and leave room for a
+// heartbeat and a ping.
+func TestUpdates(t *testing.T) {
+	m := up(t)
+	var last uint64
+	for range MaxUpdates {
+		if channel, _ := m.UpdateChannel(start, start); channel != WebSocket || m.Busy() {
+			t.Fatalf("the channel is %d", channel)
+		}
+		last = m.SendUpdate(start, 0.5)
+	}
+	if channel, until := m.UpdateChannel(start, start); channel != Wait || until != Never {
+		t.Errorf("with %d on their way the channel is %d, until %s", MaxUpdates, channel, until)
+	}
+	if channel, _ := m.Channel(start, start); channel != WebSocket {
+		t.Errorf("a heartbeat's channel is %d", channel)
+	}
+	m.pingAt = Never
+	expect(t, m, start+99*time.Second, None, "")
+	id := m.Send(start+99*time.Second, true, 0.5)
+	expect(t, m, start+100*time.Second, Drop, "nothing came for 1m40s")
+	if m.Received(start+101*time.Second, last) || m.View().RoundTrip != 0 {
+		t.Errorf("an ack is taken for more: round trip %s", m.View().RoundTrip)
+	}
+	if channel, _ := m.UpdateChannel(start, start); channel != WebSocket || !m.Updating() {
+		t.Errorf("after an answer the channel is %d", channel)
+	}
+	expect(t, m, start+118*time.Second, None, "")
+	expect(t, m, start+119*time.Second, Drop, "no answer came for 20s")
+	if !m.Received(start+119*time.Second, id) {
+		t.Error("a heartbeat's answer is none")
+	}
+	m.Dial()
+	if channel, until := m.UpdateChannel(start, start+time.Minute); channel != Wait || until != start+70*time.Second {
+		t.Errorf("while it dials the channel is %d, until %s", channel, until-start)
+	}
+	m.Want(start, false)
+	if channel, _ := m.UpdateChannel(start, start); channel != HTTPS {
+		t.Errorf("where no session is wanted the channel is %d", channel)
+	}
+}
+
 // Which way a heartbeat goes that has been due for a while.
 func TestChannel(t *testing.T) {
 	fail := func(m *Machine, times int, e End) {
@@ -238,7 +280,7 @@ func TestWhateverComes(t *testing.T) {
 		var numbers uint64
 		random := rapid.Float64Range(0, 0.999999)
 		for range rapid.IntRange(1, 60).Draw(t, "events") {
-			switch rapid.IntRange(0, 7).Draw(t, "event") {
+			switch rapid.IntRange(0, 8).Draw(t, "event") {
 			case 0: // until it wants something, or a minute
 				now = max(now, min(m.Next(), now+time.Minute))
 			case 1:
@@ -265,6 +307,10 @@ func TestWhateverComes(t *testing.T) {
 				if channel, _ := m.Channel(now, now); channel == WebSocket {
 					m.Send(now, true, random.Draw(t, "random"))
 				}
+			case 8:
+				if channel, _ := m.UpdateChannel(now, now); channel == WebSocket {
+					m.SendUpdate(now, random.Draw(t, "random"))
+				}
 			}
 			for range 3 { // what is due is done, and then nothing is
 				action, end := m.Due(now)
@@ -286,7 +332,7 @@ func TestWhateverComes(t *testing.T) {
 			switch action, _ := m.Due(now); {
 			case action != None && (action != Dial || m.end == nil || m.due != now):
 				t.Fatalf("action %d is due again and again", action)
-			case len(m.asked) > 2:
+			case len(m.asked) > 8 || len(m.asked) > 2 && !m.Updating():
 				t.Fatalf("%d messages are unanswered", len(m.asked))
 			case m.number < numbers || m.over > m.number:
 				t.Fatalf("number %d after %d, %d over", m.number, numbers, m.over)

@@ -17,6 +17,7 @@ type Status struct {
 	Websocket   Websocket    `json:"websocket"`
 	Clock       Clock        `json:"clock"`
 	Orders      Orders       `json:"orders"`
+	Actions     Open         `json:"actions"`
 	// Problems, the one that keeps it from its server first.
 	Problems []Problem `json:"problems,omitempty"`
 	// Damaged files were set aside.

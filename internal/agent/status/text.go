@@ -61,6 +61,9 @@ func (s Status) Write(w io.Writer) error {
 	s.policy(l)
 	l.add("Last heartbeat", "%s", s.Heartbeat)
 	s.clock(l)
+	if open := s.Actions.String(); open != "" {
+		l.add("Actions", "%s", open)
+	}
 	if s.Orders.Rejected > 0 {
 		l.add("Refused orders", "%d since the start, the last for %s", s.Orders.Rejected, s.Orders.LastRejection)
 	}

@@ -36,6 +36,7 @@ func TestStatusText(t *testing.T) {
 	refused.Clock.SkewSeconds = -1020
 	refused.Certificate = &Certificate{NotAfter: at, ExpiresInSeconds: -90, Renewing: true}
 	refused.Server.Proxy = "http://proxy.example:3128"
+	refused.Actions = Open{Waiting: 2, Running: 1, Ended: 253, Full: true}
 	refused.Orders = Orders{Rejected: 2, LastRejection: "policy: Superseded"}
 	refused.Damaged = []string{"/var/lib/rollcall/state, kept as state.corrupt: its checksum is wrong"}
 	refused.Problems = []Problem{{
@@ -67,6 +68,7 @@ Certificate      expired 1m30s ago, on 2026-11-24 12:00:00Z; being renewed
 Policy           aaaaaaaa-2b1c-4d53-8a64-1e6a3f1f6b02, revision 3: a heartbeat every 15s
 Last heartbeat   1m1s ago, failed; the last accepted one 2h1m ago; next in 13m20s
 Clock            17m behind the fleet's; last beacon 12s old
+Actions          1 running, 2 waiting, 253 ended and not yet acknowledged by the server; no more are taken until some are acknowledged
 Refused orders   2 since the start, the last for policy: Superseded
 Agent            8.0.0, linux/amd64; start 7; /var/lib/rollcall
 Damaged file     /var/lib/rollcall/state, kept as state.corrupt: its checksum is wrong
