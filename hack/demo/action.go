@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/rollcall-dev/rollcall/hack/local"
 )
@@ -13,17 +14,19 @@ func (d *demo) action(ctx context.Context, endpoint string) (string, error) {
 	const name = "hello"
 	manifest := fmt.Sprintf("apiVersion: rollcall.dev/v1alpha1\nkind: EndpointAction\nmetadata: {name: %s}\nspec: {type: PerformHeartbeat, endpointName: %s, reason: %s}\n",
 		name, endpoint, "shows that make run is ready")
-	for _, step := range []struct {
-		stdin string
-		args  []string
-	}{
-		{"", []string{"delete", "epa", name, "--ignore-not-found"}}, // that of an earlier start
-		{manifest, []string{"create", "-f", "-"}},
-		{"", []string{"wait", "epa/" + name, "--for=jsonpath={.status.finishTime}", "--timeout=60s"}},
-	} {
-		if _, err := local.Kubectl(ctx, d.kubectl, d.person.Kubeconfig, step.stdin, step.args...); err != nil {
-			return "", err
-		}
+	kubectl := func(stdin string, args ...string) error {
+		_, err := local.Kubectl(ctx, d.kubectl, d.person.Kubeconfig, stdin, args...)
+		return err
+	}
+	if err := kubectl("", "delete", "epa", name, "--ignore-not-found"); err != nil { // that of an earlier start
+		return "", err
+	}
+	// a cluster that knows the kind for a moment only cannot stamp its objects yet, and says so
+	if err := poll(ctx, 2*time.Minute, func() error { return kubectl(manifest, "create", "-f", "-") }); err != nil {
+		return "", err
+	}
+	if err := kubectl("", "wait", "epa/"+name, "--for=jsonpath={.status.finishTime}", "--timeout=60s"); err != nil {
+		return "", err
 	}
 	out, err := local.Kubectl(ctx, d.kubectl, d.person.Kubeconfig, "", "get", "epa", name, "-o", "jsonpath={.status.phase},{.status.delivery.channel},{.status.message}")
 	if err != nil {

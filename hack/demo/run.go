@@ -170,6 +170,13 @@ func (d *demo) install(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	stamped, err := local.Stamp(ctx, d.kubectl, d.adminKubeconfig(), d.admin, d.root)
+	if err != nil {
+		return "", err
+	}
+	if stamped {
+		n.Policies++
+	}
 	if err := d.openPerson(ctx); err != nil {
 		return "", err
 	}
