@@ -112,9 +112,9 @@ func newChild(parent *v1alpha1.EndpointAction, name, endpoint string) *v1alpha1.
 // create makes a child. One that is there already is read, to be sure that it is this.
 func (r *reconciler) create(ctx context.Context, child *v1alpha1.EndpointAction) error {
 	wanted := child.DeepCopy()
-	faults.Before("child", wanted.OwnerReferences[0].UID)
+	faults.Before("child", wanted.OwnerReferences[0].Name)
 	err := r.client.Create(ctx, child)
-	faults.After("child", wanted.OwnerReferences[0].UID)
+	faults.After("child", wanted.OwnerReferences[0].Name)
 	if !apierrors.IsAlreadyExists(err) {
 		return err
 	}
@@ -202,9 +202,9 @@ func (r *reconciler) sweep(ctx context.Context, over []*v1alpha1.EndpointAction)
 
 // delete deletes an action as it was judged: one that has changed since stays, and so does another of its name.
 func (r *reconciler) delete(ctx context.Context, a *v1alpha1.EndpointAction) error {
-	faults.Before("24", a.UID)
+	faults.Before("24", a.Name)
 	err := r.client.Delete(ctx, a, client.Preconditions{UID: &a.UID, ResourceVersion: &a.ResourceVersion})
-	faults.After("24", a.UID)
+	faults.After("24", a.Name)
 	if err := client.IgnoreNotFound(err); err != nil {
 		return fmt.Errorf("delete EndpointAction %s/%s: %w", a.Namespace, a.Name, err)
 	}

@@ -112,11 +112,11 @@ func (r *reconciler) write(ctx context.Context, a *v1alpha1.EndpointAction, stat
 	}
 	from := a.Status.Phase
 	a.Status = *status
-	faults.Before(row, a.UID)
+	faults.Before(row, a.Name)
 	if err := r.client.Status().Update(ctx, a); err != nil {
 		return fmt.Errorf("write the status of EndpointAction %s/%s: %w", a.Namespace, a.Name, err)
 	}
-	faults.After(row, a.UID)
+	faults.After(row, a.Name)
 	transitions.WithLabelValues(string(row), string(a.Spec.Type)).Inc()
 	log.FromContext(ctx).V(1).Info("An action has moved.", "row", row, "from", from, "to", a.Status.Phase, "endpoint", a.Spec.EndpointName)
 	return nil

@@ -17,8 +17,8 @@ type Order struct {
 	// Point by its name, which has two words: Before or After, and what for: the row of the table in docs/actions.md that is written, or what
 	// else the program was told to call it.
 	Point string `json:"point"`
-	// UID of the action for which the program has to come by; empty: any.
-	UID string `json:"uid,omitempty"`
+	// Of is the action for which the program has to come by, as it knows it: by the name, an agent by the UID; empty: any.
+	Of string `json:"of,omitempty"`
 	// Hold is whether the program is held at the point until it is released; otherwise it ends.
 	Hold bool `json:"hold,omitempty"`
 }

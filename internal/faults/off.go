@@ -8,7 +8,7 @@ import "github.com/spf13/pflag"
 func AddFlags(*pflag.FlagSet) {}
 
 // Before is the moment before something is done for an action; a write of a row of the table, for instance.
-func Before[What any, UID ~string](What, UID) {}
+func Before[What any](What, string) {}
 
 // After is the moment after something was done for an action.
-func After[What any, UID ~string](What, UID) {}
+func After[What any](What, string) {}

@@ -22,15 +22,15 @@ func AddFlags(f *pflag.FlagSet) {
 }
 
 // Before is the moment before something is done for an action; a write of a row of the table, for instance.
-func Before[What any, UID ~string](what What, uid UID) { reach(Point(WhenBefore, what), string(uid)) }
+func Before[What any](what What, of string) { reach(Point(WhenBefore, what), of) }
 
 // After is the moment after something was done for an action.
-func After[What any, UID ~string](what What, uid UID) { reach(Point(WhenAfter, what), string(uid)) }
+func After[What any](what What, of string) { reach(Point(WhenAfter, what), of) }
 
-func reach(point, uid string) {
+func reach(point, of string) {
 	b, err := os.ReadFile(orders)
 	var o Order
-	if err != nil || json.Unmarshal(b, &o) != nil || o.Point != point || o.UID != "" && o.UID != uid {
+	if err != nil || json.Unmarshal(b, &o) != nil || o.Point != point || o.Of != "" && o.Of != of {
 		return
 	}
 	if os.Rename(orders, orders+reachedSuffix) != nil { // somebody else is there already

@@ -37,14 +37,14 @@ func TestEnds(t *testing.T) {
 		_ = cmd.Run() // its state says how it ended
 		return cmd.ProcessState.String()
 	}
-	file := orderIn(t, Order{Point: Point(WhenAfter, "row"), UID: "a"})
+	file := orderIn(t, Order{Point: Point(WhenAfter, "row"), Of: "a"})
 	if got := run(file); got != "signal: killed" || !Reached(file) {
 		t.Errorf("it ended with %s", got)
 	}
 	if got := run(file); got != "exit status 0" {
 		t.Errorf("started again, it ended with %s", got)
 	}
-	if got := run(orderIn(t, Order{Point: Point(WhenAfter, "row"), UID: "c"})); got != "exit status 0" {
+	if got := run(orderIn(t, Order{Point: Point(WhenAfter, "row"), Of: "c"})); got != "exit status 0" {
 		t.Errorf("for another action it ended with %s", got)
 	}
 }

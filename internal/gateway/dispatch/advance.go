@@ -32,12 +32,12 @@ func (d *Dispatcher) advance(ctx context.Context, endpoint store.Ref, a *v1alpha
 		}
 		next := *a
 		next.Status = *status
-		faults.Before(row, a.UID)
+		faults.Before(row, a.Name)
 		stored, err := d.config.API.WriteAction(ctx, &next)
 		d.heed(err)
 		switch {
 		case err == nil:
-			faults.After(row, a.UID)
+			faults.After(row, a.Name)
 			d.metrics.transition(row)
 			return stored, row, nil
 		case errors.Is(err, store.ErrGone):

@@ -84,7 +84,7 @@ func (t *turn) hand(a *v1alpha1.EndpointAction, signed v1alpha1.Envelope, note f
 	if !t.line.Room(o) {
 		return false
 	}
-	faults.Before("sending", a.UID)
+	faults.Before("sending", a.Name)
 	t.line.Send(o)
 	t.remember(a, note)
 	return true
