@@ -265,6 +265,9 @@ var masks = []struct {
 	{regexp.MustCompile(`\b\d+d(?:\d+h)?\b`), "AGO"},
 	{regexp.MustCompile(`\b\d+(?:\.\d+)? ms\b`), "N ms"},
 	{regexp.MustCompile(`(in AGO|under way) \(the \d+(?:st|nd|rd|th)\)`), "in AGO (the Nth)"},
+	{regexp.MustCompile(`(Payload|Sig|Keyid|Resource Version|Journal ID|Pid): +\S+`), "$1: VALUE"},
+	{regexp.MustCompile(`\bpid \d+`), "pid N"},
+	{regexp.MustCompile(`\b(hello|stop-victim)-[a-z0-9]{5}\b`), "$1-XXXXX"},
 	{regexp.MustCompile(`Kubernetes v1\.37\.\d+`), "Kubernetes VERSION"},
 	{regexp.MustCompile(`' '+|  +`), "  "},
 }
