@@ -79,7 +79,8 @@ type Look struct {
 	Seal    Seal
 	// SealedNow tells whether an order was signed by the key of now; an order by another is made anew while it is Pending. nil: all were.
 	SealedNow func(v1alpha1.Envelope) bool
-	// Parent of a child; nil for others. Turn is the child's place, from 0, among the children in the order of their names.
+	// Parent of a child; nil for others. Turn is the child's place, from 0, among the children in the order of their names, behind as many as
+	// are missing of the parent's total: whoever was deleted had its turn.
 	Parent *v1alpha1.EndpointAction
 	Turn   int
 	// NewerOfTopic: a newer action on the same thing (isolation, proxy) was admitted on this endpoint.

@@ -58,7 +58,7 @@ func checkConditions(t rapid.TB, a *v1alpha1.EndpointAction, over bool) {
 		v1alpha1.ConditionReconciling: !over && len(s.Conditions) > 0,
 		v1alpha1.ConditionComplete:    complete,
 		v1alpha1.ConditionFailed:      over && !complete,
-		v1alpha1.ConditionStalled:     over && !complete && s.Phase != v1alpha1.ActionCancelled,
+		v1alpha1.ConditionStalled:     over && !complete && s.Phase != v1alpha1.ActionCancelled || !Verified(s),
 	} {
 		if got := meta.FindStatusCondition(s.Conditions, kind); (got != nil) != want || got != nil && got.Status != metav1.ConditionTrue {
 			t.Errorf("%s has the condition %s %+v", s.Phase, kind, got)
@@ -74,7 +74,7 @@ func checkConditions(t rapid.TB, a *v1alpha1.EndpointAction, over bool) {
 	case a.DeletionTimestamp != nil:
 		want = status.TerminatingStatus
 	case s.ObservedGeneration != a.Generation: // the manager has not seen the newest spec
-	case over && (complete || s.Phase == v1alpha1.ActionCancelled):
+	case over && (complete || s.Phase == v1alpha1.ActionCancelled) && Verified(s):
 		want = status.CurrentStatus
 	case over:
 		want = status.FailedStatus

@@ -92,17 +92,19 @@ func (s *step) follow(l ParentLook) Arrow {
 	}
 }
 
-// release lets in as many children as may be open, and tells whether any. Who was let in and is held for something else is open too.
+// release lets in as many children as may be open, and tells whether any. Who was let in and is held for something else is open too; who was
+// deleted had its turn.
 func (s *step) release(children []*v1alpha1.EndpointAction) bool {
 	c, open, before := s.to.Children, 0, s.to.Children.Released
-	busy := func(i int32) int {
-		if int(i) < len(children) && !Ended(&children[i].Status) {
+	missing := int(c.Total) - len(children)
+	busy := func(turn int32) int {
+		if i := int(turn) - missing; i >= 0 && !Ended(&children[i].Status) {
 			return 1
 		}
 		return 0
 	}
-	for i := range c.Released {
-		open += busy(i)
+	for turn := range c.Released {
+		open += busy(turn)
 	}
 	for limit := int(ptr.Deref(s.Spec.MaxParallel, defaultParallel)); c.Released < c.Total && open < limit; c.Released++ {
 		open += busy(c.Released)

@@ -116,7 +116,7 @@ func TestChildrenFail(t *testing.T) {
 		t.Errorf("%+v", c)
 	}
 	if got, want := c.Failures[:3], []v1alpha1.EndpointFailure{
-		{EndpointName: "pc-00", Reason: "BadProof", Message: "because"},
+		{EndpointName: "pc-00", Reason: "BadProof", Message: "do not believe this result: forged; the action was sent by an unknown gateway"},
 		{EndpointName: "pc-01", Reason: "FailedSomehow", Message: "because"},
 		{EndpointName: "pc-02", Reason: "UnknownSomehow", Message: "because"},
 	}; fmt.Sprint(got) != fmt.Sprint(want) {
@@ -194,6 +194,27 @@ func TestMoreChildrenThanWereCounted(t *testing.T) {
 	end(children[2], v1alpha1.ActionSucceeded, "Done")
 	if p = lookedAfter(t, p, lookAfter(children, 2*time.Second), "P4"); p.Status.Message != "3 of 3 endpoints succeeded" {
 		t.Error(p.Status.Message)
+	}
+}
+
+// TestDeletedChildrenHadTheirTurn: else the places of others would move up, and more of them be let in than may be open.
+func TestDeletedChildrenHadTheirTurn(t *testing.T) {
+	p := newParent()
+	p.Spec.MaxParallel = ptr.To[int32](1)
+	children := brood(p, 5)
+	p = lookedAfter(t, p, lookAfter(children, 0), "P1")
+	for i := range 2 {
+		end(children[i], v1alpha1.ActionSucceeded, "Done")
+		p = lookedAfter(t, p, lookAfter(children, time.Second), "P2")
+	}
+	if p.Status.Children.Released != 3 {
+		t.Fatalf("%+v", p.Status.Children)
+	}
+	lookedAfter(t, p, lookAfter(children[2:], 2*time.Second), None) // the two are deleted, the third is at work
+	end(children[2], v1alpha1.ActionSucceeded, "Done")
+	p = lookedAfter(t, p, lookAfter(children[2:], 3*time.Second), "P2")
+	if c := p.Status.Children; c.Released != 4 || c.Cancelled != 2 {
+		t.Errorf("%+v", c)
 	}
 }
 

@@ -44,8 +44,8 @@ func Doubt(a *v1alpha1.EndpointAction, fleetID string, identity *v1alpha1.Endpoi
 	return nil
 }
 
-// Disbelieve is the status of an action whose result is not to be believed, and row 12a; None if it says so already. Phase and other conditions
-// stay, but nothing counts it: see Verified.
+// Disbelieve is the status of an action whose result is not to be believed, and row 12a; None if it says so already. The phase stays, but nothing
+// counts it (see Verified), and whoever looks at the message, or waits for a good end, is told.
 func Disbelieve(a *v1alpha1.EndpointAction, doubt error, now time.Time) (*v1alpha1.EndpointActionStatus, Arrow) {
 	s := begin(a)
 	if !Verified(s.to) {
@@ -55,8 +55,10 @@ func Disbelieve(a *v1alpha1.EndpointAction, doubt error, now time.Time) (*v1alph
 	if s.to.Delivery != nil {
 		by = string(s.to.Delivery.Gateway)
 	}
-	s.condition(now, v1alpha1.ConditionResultVerified, metav1.ConditionFalse, ReasonBadProof,
-		fmt.Sprintf("do not believe this result: %s; the action was sent by %s", doubt, by))
+	message := fmt.Sprintf("do not believe this result: %s; the action was sent by %s", doubt, by)
+	s.condition(now, v1alpha1.ConditionResultVerified, metav1.ConditionFalse, ReasonBadProof, message)
+	s.condition(now, v1alpha1.ConditionStalled, metav1.ConditionTrue, ReasonBadProof, message)
+	s.to.Message = cut(message, maxMessage)
 	return s.to, "12a"
 }
 

@@ -91,7 +91,13 @@ func TestDoubt(t *testing.T) {
 			if row != "12a" || Verified(status) || !Verified(&a.Status) || status.Phase != a.Status.Phase {
 				t.Errorf("row %q, %+v", row, status)
 			}
+			if !strings.HasPrefix(status.Message, "do not believe this result: ") {
+				t.Errorf("people read %q", status.Message)
+			}
 			a.Status = *status
+			if got := kstatus(t, a); got != "Failed" {
+				t.Errorf("kstatus says %s", got)
+			}
 			if _, row := Disbelieve(a, doubt, noon.Add(3*time.Minute)); row != None {
 				t.Errorf("row %q again", row)
 			}

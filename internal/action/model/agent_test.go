@@ -241,7 +241,8 @@ func (m *machine) sign(result *agentv1.ActionResult) v1alpha1.Envelope {
 }
 
 // settle is an acknowledgement: what the agent said is safe, and it needs not say it again.
-func (m *machine) settle(w *world, uid string) {
+func (m *machine) settle(w *world, p parcel) {
+	uid := p.settled
 	r, t := m.records[uid], w.truth(uid)
 	if r == nil || r.state != finished {
 		return
@@ -249,7 +250,7 @@ func (m *machine) settle(w *world, uid string) {
 	r.state, r.settled = settled, w.now
 	w.log("%s has settled %s", m.name, t.name)
 	if _, a := w.etcd.now().byUID(uid); a != nil && a.Status.Result == nil {
-		if r.told = true; !t.rolledBack {
+		if r.told = true; !p.undone && a.Status.Admission != nil && a.Status.Admission.IdentityID == m.identity {
 			w.violated("%s was told that its result of %s is safe, and it is not", m.name, t.name)
 		}
 	}

@@ -97,9 +97,11 @@ func (s state) keys(prefix string) []string {
 
 // etcd has every state that there was. Who watches it is at one of them, and may be behind.
 type etcd struct {
-	version int
-	states  []state
-	check   func(before, after *v1alpha1.EndpointAction)
+	version   int
+	states    []state
+	versions  []int    // that were the newest in each state
+	abandoned [][2]int // those after the first, up to the second, were undone
+	check     func(before, after *v1alpha1.EndpointAction)
 }
 
 func (e *etcd) now() state { return e.states[len(e.states)-1] }
@@ -115,11 +117,20 @@ func (e *etcd) change(key string, o object) {
 	if o.action != nil {
 		o.action.ResourceVersion = strconv.Itoa(o.version)
 	}
-	e.states = append(e.states, next)
+	e.states, e.versions = append(e.states, next), append(e.versions, e.version)
 }
 
 // restore brings an earlier state back. Versions go on from where they were, as Kubernetes asks of those who restore.
-func (e *etcd) restore(at int) { e.states = append(e.states, maps.Clone(e.states[at])) }
+func (e *etcd) restore(at int) {
+	e.abandoned = append(e.abandoned, [2]int{e.versions[at], e.version})
+	e.states, e.versions = append(e.states, maps.Clone(e.states[at])), append(e.versions, e.version)
+}
+
+// undone tells whether what somebody knows of an action is from a time that etcd has no memory of.
+func (e *etcd) undone(a *v1alpha1.EndpointAction) bool {
+	version, _ := strconv.Atoi(a.ResourceVersion)
+	return slices.ContainsFunc(e.abandoned, func(r [2]int) bool { return r[0] < version && version <= r[1] })
+}
 
 type answer string
 

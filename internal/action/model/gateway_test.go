@@ -30,6 +30,7 @@ type parcel struct {
 	run           int
 	order, cancel *v1alpha1.Envelope
 	settled       string
+	undone        bool // it rests on what etcd has no memory of
 }
 
 // heard is what a gateway remembers of an agent.
@@ -56,8 +57,8 @@ type task struct {
 	base  *v1alpha1.EndpointAction
 	event action.Event
 	then  func(*v1alpha1.EndpointAction) // with the action as it was written
-	// settle tells the agent that its result is safe, or of no use.
-	settle func()
+	// settle tells the agent that its result is safe, or of no use, by what is known of the action.
+	settle func(*v1alpha1.EndpointAction)
 }
 
 // crash loses all but what the API server has.
@@ -167,10 +168,12 @@ func (g *gateway) find(w *world, uid string) (string, *v1alpha1.EndpointAction) 
 // report is a result. It is acknowledged once it is safe, or can never be.
 func (g *gateway) report(w *world, p packet) {
 	uid := p.result.GetActionUid()
-	settle := func() { w.toAgent(parcel{to: p.from, run: p.run, settled: uid}) }
+	settle := func(a *v1alpha1.EndpointAction) {
+		w.toAgent(parcel{to: p.from, run: p.run, settled: uid, undone: a != nil && w.etcd.undone(a)})
+	}
 	key, a := g.find(w, uid)
 	if a == nil {
-		settle()
+		settle(nil)
 		return
 	}
 	event := action.Result{Now: w.now, IdentityID: p.from.identity, Says: p.result, Proof: p.proof}
@@ -192,7 +195,7 @@ func (g *gateway) begin(w *world, t *task) {
 		w.covered["22"]++
 	}
 	if t.settle != nil {
-		t.settle()
+		t.settle(t.base)
 	}
 }
 
@@ -239,7 +242,7 @@ func (g *gateway) answered(w *world, t *task, a answer) {
 		return
 	}
 	if t.settle != nil {
-		t.settle()
+		t.settle(live)
 	}
 }
 

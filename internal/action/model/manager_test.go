@@ -78,7 +78,11 @@ func (m *manager) facts(w *world, cached state, a *v1alpha1.EndpointAction) acti
 		if l.Parent = cached.action("actions/" + owner.Name); l.Parent != nil && l.Parent.UID != owner.UID {
 			l.Parent = nil
 		}
-		l.Turn = slices.IndexFunc(childrenOf(cached, owner.UID), func(c *v1alpha1.EndpointAction) bool { return c.UID == a.UID })
+		siblings := childrenOf(cached, owner.UID)
+		l.Turn = slices.IndexFunc(siblings, func(c *v1alpha1.EndpointAction) bool { return c.UID == a.UID })
+		if l.Parent != nil && l.Parent.Status.Children != nil {
+			l.Turn += max(0, int(l.Parent.Status.Children.Total)-len(siblings))
+		}
 	}
 	for _, key := range cached.keys("actions/") {
 		other := cached.action(key)
@@ -124,7 +128,8 @@ func (m *manager) lead(w *world, key string, a *v1alpha1.EndpointAction) {
 
 // makeChild may be interrupted; then it is done again.
 func (m *manager) makeChild(w *world, parent *v1alpha1.EndpointAction, endpoint string) bool {
-	if live := w.etcd.now().action("actions/" + parent.Name); w.chance(10) || live == nil || live.UID != parent.UID {
+	live := w.etcd.now().action("actions/" + parent.Name)
+	if w.chance(10) || live == nil || live.UID != parent.UID {
 		return false
 	}
 	name := parent.Name + "-" + endpoint
@@ -133,6 +138,9 @@ func (m *manager) makeChild(w *world, parent *v1alpha1.EndpointAction, endpoint 
 		child.Spec.StartingDeadlineSeconds = parent.Spec.StartingDeadlineSeconds
 		child.OwnerReferences = []metav1.OwnerReference{{Kind: "EndpointAction", Name: parent.Name, UID: parent.UID, Controller: ptr.To(true)}}
 		w.etcd.change("actions/"+name, object{action: child})
+		if live.Status.Children != nil { // by one that has not seen yet that another leads
+			w.truth(string(parent.UID)).overmade = true
+		}
 	}
 	return true
 }

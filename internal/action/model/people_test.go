@@ -154,6 +154,9 @@ func (w *world) restore() {
 		}
 	}
 	w.etcd.restore(at)
+	for i := range w.parcels {
+		w.parcels[i].undone = true
+	}
 	for _, m := range w.machines {
 		for _, r := range m.records {
 			r.told = r.told || r.state == settled

@@ -65,6 +65,7 @@ type truth struct {
 	rolledBack      bool            // etcd was set back behind something that it had of it
 	journals        map[string]bool // that know it as begun
 	forged          bool
+	overmade        bool // children of it were made after they had been counted
 }
 
 // violation is of what must hold.
@@ -99,7 +100,7 @@ func newWorld(seed uint64, tracing bool) *world {
 		identities: map[string]*v1alpha1.EndpointIdentity{}, isolated: map[string]bool{}, isolatedBy: map[string]string{},
 		truths: map[string]*truth{}, believed: map[string]bool{}, covered: map[string]int{},
 	}
-	w.etcd = &etcd{states: []state{{}}, check: w.check}
+	w.etcd = &etcd{states: []state{{}}, versions: []int{0}, check: w.check}
 	for i := range w.managers {
 		w.managers[i] = &manager{name: fmt.Sprintf("manager %d", i)}
 		w.gateways[i] = &gateway{name: fmt.Sprintf("gw-%d", i), heard: map[string]*heard{}}
@@ -185,12 +186,42 @@ func (w *world) check(before, after *v1alpha1.EndpointAction) {
 		w.violated("%s was sent, and is Pending again", t.name)
 	case was.Result != nil && is.Result == nil:
 		w.violated("the result of %s is lost", t.name)
+	case was.Delivery != nil && !is.Delivery.SentTime.Equal(&was.Delivery.SentTime):
+		w.violated("%s is sent for the first time twice", t.name)
+	case was.Phase == v1alpha1.ActionPending && is.Phase == v1alpha1.ActionSent && after.Spec.Cancel:
+		w.violated("%s was cancelled, and is sent", t.name)
+	case was.Admission == nil && is.Admission != nil:
+		w.checkTurn(after)
 	}
 	certain := is.Phase == v1alpha1.ActionCancelled || is.Phase == v1alpha1.ActionExpired || is.Phase == v1alpha1.ActionUnsupported
 	if after.Spec.Selector == nil && over && certain && is.Result == nil && !t.rolledBack {
 		if t.never = true; t.started > 0 {
 			w.violated("%s is said to be %s, and it ran", t.name, is.Phase)
 		}
+	}
+}
+
+// checkTurn holds an admission against what its parent allows. It cannot be held to that while two lead, or etcd was set back.
+func (w *world) checkTurn(child *v1alpha1.EndpointAction) {
+	owner := metav1.GetControllerOf(child)
+	if owner == nil || w.truth(string(owner.UID)).rolledBack || w.truth(string(owner.UID)).overmade {
+		return
+	}
+	_, parent := w.etcd.now().byUID(string(owner.UID))
+	if parent == nil {
+		return
+	}
+	open := 1
+	for _, c := range childrenOf(w.etcd.now(), owner.UID) {
+		if w.truth(string(c.UID)).rolledBack {
+			return
+		}
+		if c.Status.Admission != nil && !action.Ended(&c.Status) {
+			open++
+		}
+	}
+	if open > int(*parent.Spec.MaxParallel) {
+		w.violated("%d children of %s are open, of at most %d", open, parent.Name, *parent.Spec.MaxParallel)
 	}
 }
 
@@ -277,6 +308,6 @@ func (w *world) deliverParcel() {
 	case p.cancel != nil:
 		p.to.cancel(w, *p.cancel)
 	default:
-		p.to.settle(w, p.settled)
+		p.to.settle(w, p)
 	}
 }
