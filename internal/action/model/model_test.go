@@ -73,7 +73,7 @@ func run(t *testing.T, seed uint64, tracing bool, covered map[string]int) {
 			t.Log("\n" + strings.Join(w.trace, "\n"))
 		}
 		if broken != nil {
-			t.Errorf("seed %d: %s\nto see how: go test ./internal/action/model -v -run TestModel -seed=%d", seed, broken, seed)
+			t.Errorf("seed %d: %s\nto see how: go test ./internal/action/model -v -seed=%d", seed, broken, seed)
 		}
 	}()
 	for range *steps {
