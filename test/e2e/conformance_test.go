@@ -1,12 +1,15 @@
 package e2e
 
 import (
+	"bufio"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/rollcall-dev/rollcall/api/v1alpha1"
 	"github.com/rollcall-dev/rollcall/test/harness"
 )
 
@@ -23,11 +26,51 @@ func conformance(t *testing.T, s *system) {
 	}
 	n.Apply(t, `{apiVersion: rollcall.dev/v1alpha1, kind: EndpointPolicy, metadata: {name: fast}, spec: {heartbeat: {intervalSeconds: 1}}}`)
 	command := strings.NewReplacer("https://host:8443", "https://"+s.GatewayAddress, "FILE", file).Replace(conformanceCommand)
-	out, err := bash(t, command).CombinedOutput()
+	cmd := bash(t, command+" -actions")
+	out, err := cmd.StdoutPipe()
 	if err != nil {
-		t.Fatalf("%v\n%s", err, out)
+		t.Fatal(err)
 	}
-	t.Logf("\n%s", out)
+	cmd.Stderr = t.Output()
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var wanted []string
+	for lines := bufio.NewScanner(out); lines.Scan(); {
+		t.Log(lines.Text())
+		if what, ok := strings.CutPrefix(lines.Text(), "  wants "); ok {
+			wanted = append(wanted, n.fulfil(t, what, len(wanted)))
+		}
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	if want := []string{"Succeeded", "Unsupported", "Cancelled", "", "Succeeded"}; len(wanted) != len(want) {
+		t.Fatalf("it wanted %q", wanted)
+	} else {
+		for i, name := range wanted {
+			if want[i] != "" {
+				n.endsAs(t, name, v1alpha1.ActionPhase(want[i]), map[string]string{"Succeeded": "Done", "Unsupported": "Unsupported", "Cancelled": "Cancelled"}[want[i]])
+			}
+		}
+	}
+}
+
+// fulfil does what the agent wants: "<type> for identity <id>", or "cancel <uid> for identity <id>". It returns the name of the action.
+func (n *tenant) fulfil(t testing.TB, what string, i int) string {
+	t.Helper()
+	what, _, _ = strings.Cut(what, " for identity ")
+	if uid, ok := strings.CutPrefix(what, "cancel "); ok {
+		name := strings.TrimSpace(n.Kubectl(t, "get", "epa", "-o", `jsonpath={.items[?(@.metadata.uid=="`+uid+`")].metadata.name}`))
+		n.Kubectl(t, "patch", "epa", name, "--type=merge", "-p", `{"spec":{"cancel":true}}`)
+		return name
+	}
+	name, parameters := fmt.Sprint("wanted-", i), ""
+	if what == "TerminateProcess" {
+		parameters = "terminateProcess: {executable: /usr/bin/nothing}"
+	}
+	n.act(t, name, firstEndpoint(t, n), what, parameters)
+	return name
 }
 
 // curl runs the console blocks of docs/protocol.md as they stand.
