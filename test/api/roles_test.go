@@ -118,3 +118,15 @@ func TestAnAdministratorGrantsNoMoreThanTheyHave(t *testing.T) {
 		}
 	}
 }
+
+// What went wrong is told in Events, which kubectl describe shows: whoever may see our objects sees them.
+func TestViewersSeeEvents(t *testing.T) {
+	ns := harness.Cluster(t).Namespace(t)
+	for role, want := range map[string]bool{"rollcall-view": true, "rollcall-responder": false} {
+		for _, group := range []string{"", "events.k8s.io"} {
+			if got := person(t, ns, []string{role}).may(t, authorizationv1.ResourceAttributes{Group: group, Resource: "events", Verb: "list", Namespace: ns}); got != want {
+				t.Errorf("%s may list events of %q: %t", role, group, got)
+			}
+		}
+	}
+}
