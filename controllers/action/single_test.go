@@ -376,6 +376,22 @@ func TestLateResult(t *testing.T) {
 	w.told(t, "stop", "Warning Unknown", "Warning LateResult")
 }
 
+// TestResultOfWhatWasNeverSent: a gateway has sent it, and not said so.
+func TestResultOfWhatWasNeverSent(t *testing.T) {
+	w := start(t)
+	w.endpoint(t, "laptop")
+	w.ask(t, "stop", v1alpha1.TerminateProcess, "laptop")
+	w.admitted(t, "stop")
+	w.later(t, "stop", 3*time.Hour)
+	w.is(t, "stop", v1alpha1.ActionExpired, decide.ReasonDeadlineExceeded)
+	w.told(t, "stop", "Warning Expired")
+	w.ahead.Store(0)
+	if row := w.report(t, "stop", agentv1.Outcome_OUTCOME_REFUSED, decide.ReasonPastDeadline); row != "21" {
+		t.Errorf("the gateway took row %s", row)
+	}
+	w.told(t, "stop", "Warning Expired", "Warning LateResult")
+}
+
 // TestDeletedWhenItWasSent: it may happen all the same, and the endpoint says so.
 func TestDeletedWhenItWasSent(t *testing.T) {
 	w := start(t)
