@@ -60,7 +60,8 @@ type EndpointActionStatus struct {
 	// Reconciling: it has not ended; the reason is what it waits for.
 	// Complete: it ended Succeeded.
 	// Failed: it ended in any other way; the reason is why.
-	// Stalled: besides Failed, unless it was cancelled.
+	// Stalled: besides Failed, unless it was cancelled; and where the result is
+	// not verified.
 	// ResultVerified, only when it is False: the agent's signature under the
 	// result does not verify. Do not believe it.
 	// +optional
