@@ -50,7 +50,7 @@ func (r *reconciler) lead(ctx context.Context, a *v1alpha1.EndpointAction, now t
 		}
 	}
 	if a.Status.Children != nil || a.Spec.Cancel {
-		r.turns.arrange(a.UID, children)
+		r.turns.arrange(a.UID, gone(a, children), children)
 		r.call(a, children)
 	}
 	status, row, err := decide.NextParent(a, decide.ParentLook{Now: now, Children: children, All: true, Matched: len(children)})
@@ -85,8 +85,8 @@ func (r *reconciler) call(a *v1alpha1.EndpointAction, children []*v1alpha1.Endpo
 		released = int(a.Status.Children.Released)
 	}
 	var waiting []reconcile.Request
-	for turn, child := range children {
-		s := &child.Status
+	for place, child := range children {
+		s, turn := &child.Status, gone(a, children)+place
 		switch {
 		case decide.Ended(s):
 		case draining(a), turn < released && s.Admission == nil:
@@ -96,6 +96,14 @@ func (r *reconciler) call(a *v1alpha1.EndpointAction, children []*v1alpha1.Endpo
 		}
 	}
 	r.queue.AddWithOpts(priorityqueue.AddOpts{Priority: ptr.To(handler.LowPriority), After: waitQuietly}, waiting...)
+}
+
+// gone are how many children were deleted: they have had their turns, and leave none to others.
+func gone(a *v1alpha1.EndpointAction, children []*v1alpha1.EndpointAction) int {
+	if a.Status.Children == nil {
+		return 0
+	}
+	return max(0, int(a.Status.Children.Total)-len(children))
 }
 
 // draining tells whether an action with a selector wants no more of its children.
@@ -163,11 +171,11 @@ type turns struct {
 
 func newTurns() *turns { return &turns{byParent: map[types.UID]map[string]int{}} }
 
-// arrange gives children their turns, in the order that they are in.
-func (t *turns) arrange(parent types.UID, children []*v1alpha1.EndpointAction) {
+// arrange gives children their turns from first on, in the order that they are in.
+func (t *turns) arrange(parent types.UID, first int, children []*v1alpha1.EndpointAction) {
 	turns := make(map[string]int, len(children))
 	for turn, child := range children {
-		turns[child.Name] = turn
+		turns[child.Name] = first + turn
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
