@@ -125,6 +125,29 @@ func TestAChildWaitsForItsTurn(t *testing.T) {
 	w.admitted(t, second)
 }
 
+// TestDeletedChildrenHadTheirTurns: who tidies up what has ended lets nobody in before the others have.
+func TestDeletedChildrenHadTheirTurns(t *testing.T) {
+	w := start(t)
+	w.fleet(t, 6)
+	w.askAll(t, "stop-all", 1)
+	for range 3 {
+		name := w.open(t, "stop-all", 1)[0].Name
+		w.succeed(t, name)
+		w.is(t, name, v1alpha1.ActionSucceeded, decide.ReasonDone)
+		if err := w.person.Delete(t.Context(), w.get(t, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a := w.until(t, "stop-all", func(a *v1alpha1.EndpointAction) error {
+		if c := a.Status.Children; c == nil || c.Released != 4 || c.Open != 1 {
+			return fmt.Errorf("it counts %+v, want the fourth to be open", c)
+		}
+		return nil
+	})
+	w.touch(t, a.Name, `{"metadata":{"annotations":{"look":"again"}}}`)
+	w.open(t, "stop-all", 1)
+}
+
 // TestNothingMatches: there is nothing to do, and somebody may have meant something else.
 func TestNothingMatches(t *testing.T) {
 	w := start(t)
