@@ -31,7 +31,7 @@ func startVictim(t testing.TB, args ...string) *victim {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(v.path, program, 0o700); err != nil { //nolint:gosec // a program has its x bit
+	if err := os.WriteFile(v.path, program, 0o700); err != nil {
 		t.Fatal(err)
 	}
 	var group sync.WaitGroup
@@ -54,7 +54,7 @@ func startVictim(t testing.TB, args ...string) *victim {
 
 // run starts it and waits for its end. It tells whether there is to be another.
 func (v *victim) run(args []string) bool {
-	cmd := exec.Command(v.path, append([]string{"--count=" + v.count}, args...)...) //nolint:noctx // the test's end kills it
+	cmd := exec.Command(v.path, append([]string{"--count=" + v.count}, args...)...)
 	out, err := cmd.StdoutPipe()
 	v.mu.Lock()
 	if v.ending || err != nil || cmd.Start() != nil {

@@ -4,6 +4,7 @@ package main
 
 import (
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"syscall"
@@ -15,20 +16,23 @@ func main() {
 	count := pflag.String("count", "", "file that gets a line for each TERM")
 	stubborn := pflag.Bool("stubborn", false, "go on after a TERM")
 	pflag.Parse()
-	if err := live(*count, *stubborn); err != nil {
+	if err := live(os.Stdout, *count, *stubborn); err != nil {
 		fmt.Fprintln(os.Stderr, "victim:", err)
 		os.Exit(1)
 	}
 }
 
-func live(count string, stubborn bool) error {
+// live says that it is ready, once TERMs are counted.
+func live(out io.Writer, count string, stubborn bool) error {
 	terms := make(chan os.Signal, 16)
 	signal.Notify(terms, syscall.SIGTERM)
 	f, err := os.OpenFile(count, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}
-	fmt.Println("ready")
+	if _, err := fmt.Fprintln(out, "ready"); err != nil {
+		return err
+	}
 	for range terms {
 		if _, err := fmt.Fprintln(f, os.Getpid()); err != nil {
 			return err
