@@ -131,6 +131,8 @@ func (e *Engine) untilNext() time.Duration {
 func (e *Engine) compose(ctx context.Context) (*agentv1.Heartbeat, sections) {
 	e.news = false
 	r := e.Host.Clock()
+	e.clock.Pass(r)
+	e.save()
 	machine, boot := e.Host.IDs()
 	beat := &agentv1.Heartbeat{
 		Agent: &agentv1.AgentInfo{

@@ -42,7 +42,7 @@ func (m mark) now(boot time.Duration) time.Time { return m.told.Add(max(0, boot-
 // NewClock starts from what was persisted: the time floor and the last measured skew, both zero on a new machine.
 func NewClock(floor time.Time, skew time.Duration) *Clock { return &Clock{floor: floor, skew: skew} }
 
-// Order raises the floor to the issued_at of a verified order. Nothing lowers it but ResetFloor.
+// Order raises the floor to the issued_at of a verified order, as Pass raises it with time. Nothing lowers it but ResetFloor.
 func (c *Clock) Order(issuedAt time.Time) {
 	if issuedAt.After(c.floor) {
 		c.floor = issuedAt
@@ -57,6 +57,14 @@ func (c *Clock) Beacon(issuedAt time.Time, r Reading) {
 	}
 	c.beacon, c.anchored = mark{issuedAt, r.Boot}, true
 	c.Order(issuedAt)
+}
+
+// Pass raises the floor to the signed time of now. Else whoever holds beacons back and shows the last one again would have time stand still for an
+// agent that starts again, and its orders good for as long.
+func (c *Clock) Pass(r Reading) {
+	if c.anchored {
+		c.Order(c.SignedNow(r))
+	}
 }
 
 // Hint takes an unsigned server_time: good for up to HintWindow ahead of the signed time, and for nothing behind it. It measures the skew.
@@ -106,7 +114,7 @@ func (c *Clock) Now(r Reading) time.Time {
 	return hinted
 }
 
-// Floor is what to persist: the latest issued_at of a verified order.
+// Floor is what to persist: the latest issued_at of a verified order, or the signed time when Pass was called last.
 func (c *Clock) Floor() time.Time { return c.floor }
 
 // Skew is the wall clock minus the time, as last measured.

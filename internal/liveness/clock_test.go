@@ -98,6 +98,22 @@ func TestClockMeasuresSkew(t *testing.T) {
 	}
 }
 
+// A beacon that is held back and shown again after a restart makes no time of what has passed.
+func TestClockPasses(t *testing.T) {
+	c := NewClock(time.Time{}, 0)
+	c.Pass(at(0, 0))
+	if !c.Floor().IsZero() {
+		t.Errorf("without a beacon, time has passed to %s", c.Floor())
+	}
+	c.Beacon(noon, at(0, 0))
+	c.Pass(at(time.Hour, 0))
+	again := NewClock(c.Floor(), 0)
+	again.Beacon(noon, at(time.Hour, 0))
+	if got := again.Now(at(time.Hour, 0)).Sub(noon); got != time.Hour {
+		t.Errorf("after the restart it is noon %+v, want noon +1h", got)
+	}
+}
+
 // Whatever comes in whatever order, the floor never falls and Now is never behind it, nor ahead of the newest signed time by more than what
 // really passed and the window.
 func TestClockNeverRunsBack(t *testing.T) {
@@ -109,7 +125,7 @@ func TestClockNeverRunsBack(t *testing.T) {
 			boot += time.Duration(rapid.Int64Range(0, int64(time.Hour)).Draw(t, "passed"))
 			when := noon.Add(time.Duration(moment.Draw(t, "when")))
 			r := Reading{Wall: noon.Add(time.Duration(moment.Draw(t, "wall"))), Boot: boot}
-			switch rapid.IntRange(0, 2).Draw(t, "what") {
+			switch rapid.IntRange(0, 3).Draw(t, "what") {
 			case 0:
 				c.Beacon(when, r)
 			case 1:
@@ -117,6 +133,9 @@ func TestClockNeverRunsBack(t *testing.T) {
 			case 2:
 				c.Hint(when, r)
 				continue
+			case 3:
+				c.Pass(r)
+				when = newest
 			}
 			if when.After(newest) {
 				newest = when
