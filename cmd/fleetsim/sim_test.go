@@ -18,6 +18,7 @@ import (
 
 	"github.com/go-logr/logr"
 	"go.uber.org/goleak"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	agentv1 "github.com/rollcall-dev/rollcall/api/agent/v1"
 	"github.com/rollcall-dev/rollcall/internal/agent"
@@ -193,7 +194,12 @@ func TestFleetActs(t *testing.T) {
 		if orders[id] == nil {
 			orders[id] = []*agentv1.Envelope{f.Assignment(id, "", time.Unix(1, 0))}
 			for _, change := range []func(*agentv1.Action){nil, end, end} {
-				order, uid := f.Action(id, change)
+				order, uid := f.Action(id, func(m *agentv1.Action) {
+					m.IssuedAt = timestamppb.New(f.Now().Add(time.Minute)) // later than its journal was made, whichever of its first heartbeats this answers
+					if change != nil {
+						change(m)
+					}
+				})
 				orders[id], uids[id] = append(orders[id], order), append(uids[id], uid)
 			}
 		}
@@ -206,7 +212,6 @@ func TestFleetActs(t *testing.T) {
 			server: g.URL, token: f.Token(), count: count, stateDir: t.TempDir(), prefix: "agent", version: "8.0.0", startRate: 1000, enrollAtOnce: 100,
 			timing: agent.DefaultTiming(), log: logr.Discard(), progress: io.Discard, terminate: terminate,
 		}
-		o.timing.HeartbeatInterval = 500 * time.Millisecond
 		live(t, o, func() bool {
 			mu.Lock()
 			all := slices.Concat(slices.Collect(maps.Values(uids))...)

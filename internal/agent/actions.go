@@ -70,7 +70,7 @@ func (e *Engine) accept(o *agentv1.Envelope) error {
 	faults.Before("RECEIVED", a.Order.GetActionUid())
 	if e.journaled(e.journal.Receive(a, e.now())) {
 		faults.After("RECEIVED", a.Order.GetActionUid())
-		log.Info("an action was accepted", "reason", a.Order.GetReason())
+		log.Info("an action was accepted", "why", a.Order.GetReason())
 		e.raise(a.Topic, a.IssuedAt())
 		if e.session.Phase() == session.Up { // else the next heartbeat says so in time
 			e.note(a.Order.GetActionUid(), outbox.Acknowledged, e.boot())
@@ -87,6 +87,7 @@ func (e *Engine) repeat(known *journal.Entry, a *orders.Action) {
 	case known.State == journal.Settled:
 		e.box.Tell(outbox.Update{UID: known.UID, Phase: outbox.Finished}, e.boot(), true)
 	case known.State == journal.Finished || !known.Ended():
+		e.box.Settled(known.UID) // whoever asks again has heard nothing, so nothing is too early
 		e.note(known.UID, known.Phase(), e.boot())
 	}
 }
@@ -106,10 +107,10 @@ func (e *Engine) takeBack(o *agentv1.Envelope) error {
 	case known.Lost && known.Action == nil:
 		e.end(known, c.GetActionDigest(), lost())
 	case known.Lost: // and it ends at once
-	case known.State == journal.Received:
-		e.end(known, known.Action.Digest, perform.Cancelled("taken back before it began"))
 	case known.Ended():
 		e.repeat(known, nil)
+	case known.State == journal.Received:
+		e.end(known, known.Action.Digest, perform.Cancelled("taken back before it began"))
 	case !known.Cancelled:
 		e.Log.Info("an action is taken back while it runs", "action", known.UID)
 		faults.Before("cancel", known.UID)

@@ -151,10 +151,10 @@ func TestKilledWhileItRuns(t *testing.T) {
 			w.deaf = toNothing
 			w.online()
 			w.live(time.Minute)
-			if r := w.ended1(firstUID, unknown, "Interrupted"); r.GetStartedAt() == nil || r.GetActionDigest() != fleettest.Digest(first) {
+			if r := w.has(firstUID, unknown, "Interrupted"); r.GetStartedAt() == nil || r.GetActionDigest() != fleettest.Digest(first) {
 				t.Errorf("result %v", r)
 			}
-			w.ended1(secondUID, succeeded, "Done")
+			w.has(secondUID, succeeded, "Done")
 			if once.done.Load() != 0 || again.done.Load() != 1 {
 				t.Errorf("done %d and %d times", once.done.Load(), again.done.Load())
 			}
@@ -185,7 +185,7 @@ func TestInterruptedFor(t *testing.T) {
 	w.crash()
 	w.online()
 	w.live(time.Minute)
-	w.ended1(firstUID, unknown, "Interrupted")
+	w.has(firstUID, unknown, "Interrupted")
 }
 
 // A record that is damaged: the agent does not know what became of the action, and says so; where the record does not even tell what it was
@@ -256,6 +256,36 @@ func TestDamagedRecord(t *testing.T) {
 	}
 }
 
+// Killed while it takes up a damaged record: it does not look as if the action were merely interrupted, and could go on.
+func TestKilledAtADamagedRecord(t *testing.T) {
+	for n := 1; n <= 4; n++ {
+		w := newWorld(t)
+		w.online()
+		w.gateway.Answer = func(fleettest.Update) *agentv1.Ack { return fleettest.Refusal(&wire.Problem{Name: wire.NotReady}) }
+		order, uid := w.action(quarantine)
+		w.push(order)
+		w.live(time.Second)
+		file := filepath.Join(w.path, "actions", uid)
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b[0] ^= 1
+		if err := os.WriteFile(file, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		w.gateway.Answer = nil
+		w.killedAt(n, func() { w.crash(); w.online() })
+		w.crash()
+		w.online()
+		w.live(time.Minute)
+		all := w.gateway.Results(uid)
+		if last := all[len(all)-1]; last.GetReason() != "JournalCorrupt" || w.doubles["QuarantineFile"].done.Load() != 1 {
+			t.Errorf("killed at change %d: %v, done %d times", n, all, w.doubles["QuarantineFile"].done.Load())
+		}
+	}
+}
+
 // Without its journal the agent is another one to the fleet, and takes nothing from before.
 func TestJournalIsLost(t *testing.T) {
 	w := newWorld(t)
@@ -283,7 +313,7 @@ func TestJournalIsLost(t *testing.T) {
 	}
 	w.push(order, w.fleet.Cancel(order))
 	w.live(time.Minute)
-	w.ended1(uid, succeeded, "Done")
+	w.has(uid, succeeded, "Done")
 	if s := w.Status().Orders; s.Rejected != 2 || s.LastRejection != "action: OlderThanJournal" || w.doubles["TerminateProcess"].done.Load() != 1 {
 		t.Errorf("orders %+v", s)
 	}

@@ -117,11 +117,11 @@ func (w *world) give(orders ...*agentv1.Envelope) {
 func (w *world) ends(uid string, outcome agentv1.Outcome, reason string) *agentv1.ActionResult {
 	w.t.Helper()
 	w.await("the end of the action", func() bool { return len(w.gateway.Results(uid)) > 0 })
-	return w.ended1(uid, outcome, reason)
+	return w.has(uid, outcome, reason)
 }
 
-// ended1 fails unless exactly that result of an action was sent.
-func (w *world) ended1(uid string, outcome agentv1.Outcome, reason string) *agentv1.ActionResult {
+// has fails unless exactly that result of an action was sent.
+func (w *world) has(uid string, outcome agentv1.Outcome, reason string) *agentv1.ActionResult {
 	w.t.Helper()
 	all := w.gateway.Results(uid)
 	if len(all) != 1 || all[0].GetOutcome() != outcome || all[0].GetReason() != reason {
@@ -185,7 +185,7 @@ func TestActionIsPushed(t *testing.T) {
 	if got := w.phases(uid); got != "ACKNOWLEDGED FINISHED FINISHED" {
 		t.Errorf("told %s", got)
 	}
-	w.ended1(uid, succeeded, "Done")
+	w.has(uid, succeeded, "Done")
 }
 
 // Without a websocket an action comes with a heartbeat, and its result goes by a request of its own, at once.
@@ -197,7 +197,7 @@ func TestActionComesWithAHeartbeat(t *testing.T) {
 	before := len(w.gateway.Beats())
 	w.hurry()
 	w.live(time.Second)
-	w.ended1(uid, succeeded, "Done")
+	w.has(uid, succeeded, "Done")
 	beats := w.gateway.Beats()[before:]
 	if len(beats) != 2 || beats[1].GetInventory() == nil || beats[1].GetCapabilities() == nil {
 		t.Errorf("%d heartbeats, %v", len(beats), beats)
@@ -207,7 +207,7 @@ func TestActionComesWithAHeartbeat(t *testing.T) {
 	}
 	w.settled(uid)
 	w.live(time.Hour) // each heartbeat brings it again
-	w.ended1(uid, succeeded, "Done")
+	w.has(uid, succeeded, "Done")
 	w.expect("Online")
 }
 
@@ -388,7 +388,7 @@ func TestResultIsRepeated(t *testing.T) {
 	w.gateway.Answer = nil
 	w.live(5 * time.Minute) // the gateway takes results by the key of now only
 	w.settled(uid)
-	w.ended1(uid, succeeded, "Done")
+	w.has(uid, succeeded, "Done")
 	before = len(w.gateway.Updates(uid))
 	w.live(time.Hour)
 	if n := len(w.gateway.Updates(uid)) - before; n != 0 {
@@ -463,7 +463,7 @@ func TestActionsWait(t *testing.T) {
 		<-begun
 	}
 	w.live(90 * time.Second)
-	w.ended1(uids[maxTasks+1], refusal, "PastDeadline")
+	w.has(uids[maxTasks+1], refusal, "PastDeadline")
 	close(letGo)
 	w.deaf = toNothing
 	for _, uid := range uids[:maxTasks+1] {
@@ -515,7 +515,7 @@ func TestCancel(t *testing.T) {
 	w.online()
 	w.push(order)
 	w.live(time.Second)
-	w.ended1(uid, cancelled, "Cancelled")
+	w.has(uid, cancelled, "Cancelled")
 
 	// With the action: cancels are obeyed first.
 	order, uid = w.action(terminate)
@@ -566,7 +566,7 @@ func TestCancel(t *testing.T) {
 	if n := len(w.gateway.Updates(uid)) - before; n != 1 {
 		t.Errorf("told %d times", n)
 	}
-	w.ended1(uid, succeeded, "Done")
+	w.has(uid, succeeded, "Done")
 }
 
 // Of two actions on the same topic the later counts, also after a restart, and both are never done at once.
@@ -636,6 +636,7 @@ func TestNothingBeginsWithoutTheTime(t *testing.T) {
 	w.gateway.Reply = func(r *agentv1.HeartbeatReply) { r.Beacon = nil }
 	order, uid = w.action(terminate)
 	w.give(order)
+	w.machine.skew = 10 * day // nor is the machine's clock believed that says that it is too late
 	w.crash()
 	w.live(10 * time.Minute)
 	if got := w.phases(uid); got != "ACKNOWLEDGED" && got != "" || w.doubles["TerminateProcess"].done.Load() != 0 {
@@ -646,7 +647,7 @@ func TestNothingBeginsWithoutTheTime(t *testing.T) {
 	}
 	w.gateway.Reply = nil
 	w.live(6 * time.Minute)
-	w.ended1(uid, succeeded, "Done")
+	w.has(uid, succeeded, "Done")
 }
 
 // A disk that takes no new record: nothing is acknowledged or done, the endpoint stays online and says what is wrong, and takes the action
@@ -687,7 +688,7 @@ func TestFullDisk(t *testing.T) {
 	w.deaf = toNothing
 	w.live(time.Minute)
 	w.expect("Online")
-	w.ended1(uid, succeeded, "Done")
+	w.has(uid, succeeded, "Done")
 	w.settled(uid)
 	if n := w.doubles["TerminateProcess"].done.Load(); n != 1 {
 		t.Errorf("done %d times", n)
@@ -702,13 +703,25 @@ func TestOldActionsAreDropped(t *testing.T) {
 	short, shortUID := w.action(nil)
 	w.give(order, short)
 	w.live(6 * time.Minute)
-	w.ended1(uid, succeeded, "Done")
+	w.has(uid, succeeded, "Done")
 	w.give()
 	w.live(35 * day)
 	if w.journal.Find(uid) == nil || w.journal.Find(shortUID) != nil {
 		t.Errorf("after 35 days: %v, %v", w.journal.Find(uid), w.journal.Find(shortUID))
 	}
+	// By the floor that is on the disk: after a crash that is what time it is at least.
+	blocked := filepath.Join(w.path, "state.tmp")
+	if err := os.MkdirAll(filepath.Join(blocked, "x"), 0o700); err != nil {
+		t.Fatal(err)
+	}
 	w.live(6 * day)
+	if w.journal.Find(uid) == nil {
+		t.Error("forgotten by a floor that is not on the disk")
+	}
+	if err := os.RemoveAll(blocked); err != nil {
+		t.Fatal(err)
+	}
+	w.live(time.Hour)
 	if w.journal.Find(uid) != nil {
 		t.Error("after 41 days it is still there")
 	}

@@ -236,7 +236,7 @@ func (e *Engine) Checkin(ctx context.Context) error {
 
 func (e *Engine) hurry() {
 	now := e.boot()
-	e.start.due, e.enrollment.due, e.beat.due = now, now, now
+	e.start.due, e.enrollment.due, e.beat.due, e.updates.due = now, now, now, min(e.updates.due, now)
 	e.session.Hurry(now)
 	if e.renewal.problem != nil || e.renewal.waiting {
 		e.renewal.due = now

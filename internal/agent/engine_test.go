@@ -8,6 +8,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -20,6 +21,7 @@ import (
 	agentv1 "github.com/rollcall-dev/rollcall/api/agent/v1"
 	"github.com/rollcall-dev/rollcall/internal/agent/client"
 	"github.com/rollcall-dev/rollcall/internal/agent/fleettest"
+	"github.com/rollcall-dev/rollcall/internal/agent/journal"
 	"github.com/rollcall-dev/rollcall/internal/agent/perform"
 	"github.com/rollcall-dev/rollcall/internal/agent/session"
 	"github.com/rollcall-dev/rollcall/internal/agent/state"
@@ -220,7 +222,8 @@ func (w *world) heard(deadline <-chan time.Time) bool {
 
 // acting tells whether an action is done that does not wait for the machine's time.
 func (w *world) acting() bool {
-	return w.runner.Len() > 0 && w.deaf == toNothing && len(w.reports) == 0
+	runs := func(e *journal.Entry) bool { return w.runner.Runs(e.UID) }
+	return w.deaf == toNothing && len(w.reports) == 0 && slices.ContainsFunc(w.journal.Open(), runs)
 }
 
 // online lives until the agent is, and fails if it is not within a minute.

@@ -233,16 +233,18 @@ func (w *world) online2() {
 func FuzzListen(f *testing.F) {
 	f.Add([]byte{}, []byte("application/vnd.rollcall.assignment.v1+json"), []byte(`{"fleetId":"x"}`))
 	f.Add([]byte{0x3a, 1, 'g'}, []byte(envelope.Policy), []byte(`{"revision":"1","issuedAt":"9999-12-31T23:59:59Z"}`))
+	f.Add([]byte{}, []byte(envelope.Action), []byte(`{"fleetId":"0b6f2f3a-2b1c-4d53-8a64-1e6a3f1f6b02","actionUid":"0b6f2f3a-2b1c-4d53-8a64-1e6a3f1f6b02","expiresAt":"9999-12-31T23:59:59Z"}`))
 	f.Fuzz(func(t *testing.T, body, kind, payload []byte) {
 		t.Parallel()
 		fleet := fleettest.New(t, func() time.Time { return noon })
 		e := offline(t, fleet)
+		defer e.stop()
 		reply := &agentv1.HeartbeatReply{}
 		if reply.UnmarshalVT(body) != nil {
 			reply = &agentv1.HeartbeatReply{}
 		}
 		// Signed well, as by a manager of the future or one with a fault.
-		for _, typ := range []envelope.Type{envelope.Assignment, envelope.Policy, envelope.Beacon, envelope.Type(kind)} {
+		for _, typ := range []envelope.Type{envelope.Assignment, envelope.Policy, envelope.Beacon, envelope.Cancel, envelope.Action, envelope.Type(kind)} {
 			if signed, err := envelope.Sign(fleet.Order, typ, payload); err == nil {
 				reply.Orders = append(reply.Orders, signed)
 				reply.Beacon = signed
@@ -256,6 +258,7 @@ func FuzzListen(f *testing.F) {
 		if e.clock.Floor().Before(floor) || e.interval() < time.Second || e.interval() > 24*time.Hour {
 			t.Errorf("floor %s, interval %s", e.clock.Floor(), e.interval())
 		}
+		e.act()
 		beat, _ := e.compose(t.Context())
 		if err := wire.CheckHeartbeat(beat); err != nil {
 			t.Errorf("the next heartbeat is out of bounds: %v", err)

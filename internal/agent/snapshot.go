@@ -23,16 +23,16 @@ type snapshot struct {
 	notAfter time.Time
 	clock    liveness.Clock
 
-	enrollment, renewal, beat, start task
-	websocket                        session.View
-	over                             string // the way of the last heartbeat
-	acceptedAt                       time.Duration
-	unwritable                       *wire.Problem
+	enrollment, renewal, beat, start, updates task
+	websocket                                 session.View
+	over                                      string // the way of the last heartbeat
+	acceptedAt                                time.Duration
+	unwritable                                *wire.Problem
 }
 
 func (e *Engine) publish() {
 	s := &snapshot{
-		clock: *e.clock, start: e.start, enrollment: e.enrollment, renewal: e.renewal, beat: e.beat, acceptedAt: e.acceptedAt, unwritable: cmp.Or(e.unwritable, e.unjournaled),
+		clock: *e.clock, start: e.start, enrollment: e.enrollment, renewal: e.renewal, beat: e.beat, updates: e.updates, acceptedAt: e.acceptedAt, unwritable: cmp.Or(e.unwritable, e.unjournaled),
 		websocket: e.session.View(), over: status.OverWebsocket,
 		facts: problem.Facts{
 			Identity: e.identityID(), Instance: e.instance, Server: e.Server.String(), Proxy: client.ProxyName(e.Proxy), StateDir: e.Dir.Path(), Skew: e.clock.Skew(),
@@ -187,6 +187,7 @@ func (s *snapshot) problems(r liveness.Reading) []status.Problem {
 		add(s.enrollment.problem, s.enrollment.due)
 	} else {
 		add(s.beat.problem, s.beat.due)
+		add(s.updates.problem, s.updates.due)
 		add(s.renewal.problem, s.renewal.due)
 	}
 	add(s.unwritable, never)

@@ -67,7 +67,10 @@ func TestUnit(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := map[string]string{"Type": "notify", "Restart": "always", "StateDirectory": "rollcall", "NoNewPrivileges": "yes", "WantedBy": "multi-user.target"}
+	want := map[string]string{
+		"Type": "notify", "Restart": "always", "StateDirectory": "rollcall", "NoNewPrivileges": "yes", "WantedBy": "multi-user.target",
+		"CapabilityBoundingSet": "CAP_KILL CAP_SYS_PTRACE CAP_DAC_READ_SEARCH",
+	}
 	for _, o := range options {
 		if w, ok := want[o.Name]; ok && o.Value == w {
 			delete(want, o.Name)

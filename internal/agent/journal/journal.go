@@ -8,6 +8,7 @@
 package journal
 
 import (
+	"fmt"
 	"slices"
 	"time"
 
@@ -143,6 +144,9 @@ func (j *Journal) Start(e *Entry, now time.Time) error {
 
 // Note keeps what an executor noted.
 func (j *Journal) Note(e *Entry, intent []byte) error {
+	if len(intent) > MaxIntent {
+		return fmt.Errorf("a note has at most %d bytes, this one %d", MaxIntent, len(intent))
+	}
 	return j.save(e, e.changedAt, func(next *Entry) { next.Intent = intent })
 }
 

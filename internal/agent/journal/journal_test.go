@@ -113,6 +113,9 @@ func TestStepsAreDurable(t *testing.T) {
 			t.Fatalf("%s, another process finds %+v", c.name, e)
 		}
 	}
+	if err := d.Note(d.Find(uid), make([]byte, MaxIntent+1)); err == nil {
+		t.Error("took a note without bounds")
+	}
 	d.good(d.Settle(d.Find(uid), noon))
 	for range 2 {
 		e := d.Find(uid)

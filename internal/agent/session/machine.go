@@ -48,14 +48,20 @@ type Machine struct {
 	lastID   uint64
 	pingAt   time.Duration // unless something is sent before
 	received time.Duration
-	asked    []question // unanswered, oldest first
+	asked    []question    // unanswered, oldest first
+	paced    time.Duration // up to when the pace of the updates is used up
 
 	roundTrip, measured time.Duration
 	opened, lost        uint64
 }
 
-// MaxUpdates may be unanswered at once: with a heartbeat and a ping that is what the protocol allows.
-const MaxUpdates = 6
+const (
+	// MaxUpdates may be unanswered at once: with a heartbeat and a ping that is what the protocol allows.
+	MaxUpdates = 6
+	// updateEvery is how often one is sent after updateBurst at once: below the pace at which a server takes an agent for a flood.
+	updateEvery = time.Second / 15
+	updateBurst = 40
+)
 
 // question is a message that is to be answered.
 type question struct {
@@ -169,7 +175,7 @@ func (m *Machine) Dial() {
 
 // Opened says that the websocket is open. The first heartbeat is sent now.
 func (m *Machine) Opened(now time.Duration) {
-	m.phase, m.received, m.lastID, m.asked = Opening, now, 0, m.asked[:0]
+	m.phase, m.received, m.lastID, m.asked, m.paced = Opening, now, 0, m.asked[:0], now
 }
 
 // Send says that a heartbeat or a ping is sent, and returns its id.
@@ -182,6 +188,7 @@ func (m *Machine) Send(now time.Duration, isBeat bool, random float64) uint64 {
 
 // SendUpdate says that an update is sent, and returns its id.
 func (m *Machine) SendUpdate(now time.Duration, random float64) uint64 {
+	m.paced = max(m.paced, now) + updateEvery
 	return m.send(now, update, random)
 }
 
@@ -286,6 +293,9 @@ func (m *Machine) Channel(now, due time.Duration) (Channel, time.Duration) {
 func (m *Machine) UpdateChannel(now, due time.Duration) (Channel, time.Duration) {
 	if m.phase == Up && m.unanswered(update) >= MaxUpdates {
 		return Wait, Never
+	}
+	if free := m.paced - updateBurst*updateEvery; m.phase == Up && free > now {
+		return Wait, free
 	}
 	return m.way(now, due)
 }

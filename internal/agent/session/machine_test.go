@@ -150,6 +150,38 @@ func TestUpdates(t *testing.T) {
 	}
 }
 
+// However many there are to send and however fast they are answered, updates keep a pace.
+func TestPaceOfUpdates(t *testing.T) {
+	m, now := up(t), start
+	for sent := 1; sent <= 200; sent++ {
+		channel, until := m.UpdateChannel(now, now)
+		if channel == Wait {
+			if now = until; sent <= updateBurst {
+				t.Fatalf("waits after %d", sent)
+			}
+			channel, _ = m.UpdateChannel(now, now)
+		}
+		if channel != WebSocket {
+			t.Fatalf("the channel is %d", channel)
+		}
+		m.Received(now, m.SendUpdate(now, 0.5))
+		if allowed := 60 + int((now-start)/(time.Second/20)) - 4; sent > allowed {
+			t.Fatalf("%d sent in %s", sent, now-start)
+		}
+	}
+	if took := now - start; took > 12*time.Second {
+		t.Errorf("200 took %s", took)
+	}
+	m.Opened(now)
+	if channel, _ := m.UpdateChannel(now, now); channel != Wait { // for the first heartbeat's answer
+		t.Errorf("the channel is %d", channel)
+	}
+	m.Received(now, m.Send(now, true, 0))
+	if channel, _ := m.UpdateChannel(now, now); channel != WebSocket {
+		t.Errorf("on the next session the channel is %d", channel)
+	}
+}
+
 // Which way a heartbeat goes that has been due for a while.
 func TestChannel(t *testing.T) {
 	fail := func(m *Machine, times int, e End) {

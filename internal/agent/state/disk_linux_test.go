@@ -21,7 +21,22 @@ func TestFullDisk(t *testing.T) {
 	if err := d.Save(&statev1.AgentState{Epoch: 1}); err != nil {
 		t.Fatal(err)
 	}
+	if err := d.MakeJournal(); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.SaveAction(uid, &statev1.JournalRecord{State: 1}, true); err != nil {
+		t.Fatal(err)
+	}
 	fill(t, filepath.Join(path, "log"))
+	if err := d.SaveAction("another", &statev1.JournalRecord{State: 1, Intent: make([]byte, 8<<10)}, true); !IsFull(err) {
+		t.Errorf("took an action on a full disk: %v", err)
+	}
+	if _, err := os.Stat(d.file("reserve")); err != nil {
+		t.Errorf("gave the reserve up for it: %v", err)
+	}
+	if err := d.SaveAction(uid, &statev1.JournalRecord{State: 3, Result: make([]byte, 8<<10)}, false); err != nil {
+		t.Errorf("no room for the result of what was begun: %v", err)
+	}
 	_ = d.Close()
 
 	d = open(t, filepath.Join(path, "state"))

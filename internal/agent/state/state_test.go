@@ -80,7 +80,8 @@ func TestPermissions(t *testing.T) {
 	}
 	d := open(t, path)
 	enroll(t, d, Enrollment, 1)
-	if err := errors.Join(d.Save(&statev1.AgentState{Epoch: 1}), d.SaveRootPin([32]byte{1}), d.SaveToken(identity.Token{UID: agentID, TrustVersion: 1})); err != nil {
+	if err := errors.Join(d.Save(&statev1.AgentState{Epoch: 1}), d.SaveRootPin([32]byte{1}), d.SaveToken(identity.Token{UID: agentID, TrustVersion: 1}),
+		d.MakeJournal(), d.SaveAction(uid, &statev1.JournalRecord{}, true)); err != nil {
 		t.Fatal(err)
 	}
 	n := 0
@@ -101,7 +102,7 @@ func TestPermissions(t *testing.T) {
 		}
 		return nil
 	})
-	if err != nil || n < 9 {
+	if err != nil || n < 11 {
 		t.Errorf("looked at %d files: %v", n, err)
 	}
 }

@@ -263,6 +263,10 @@ func TestByPID(t *testing.T) {
 	other = at(0)
 	other.Sha256 = strings.Repeat("0", 64)
 	expect(t, do(t.Context(), other), failed, "NoSuchProcess", fmt.Sprintf(`what pid %d \(%s\) runs has the digest [0-9a-f]{12}…, not 000000000000…`, pid, v.path))
+	// What is held is compared once more: between the search and the pidfd another process may have come.
+	if held, err := New().hold(t.Context(), want(at(time.Hour)), pid, digests{}); err == nil {
+		t.Errorf("holds %v", held)
+	}
 	if v.terms() != 0 {
 		t.Fatal("ended what was not meant")
 	}
