@@ -698,11 +698,12 @@ func TestFullDisk(t *testing.T) {
 // What was settled is forgotten when it is old, and could not begin again.
 func TestOldActionsAreDropped(t *testing.T) {
 	w := newWorldOverHTTPS(t)
+	w.Timing.HeartbeatInterval = 12 * time.Hour
 	w.online()
 	order, uid := w.action(func(m *agentv1.Action) { m.ExpiresAt = timestamppb.New(w.machine.now().Add(40 * day)) })
 	short, shortUID := w.action(nil)
 	w.give(order, short)
-	w.live(6 * time.Minute)
+	w.live(14 * time.Hour)
 	w.has(uid, succeeded, "Done")
 	w.give()
 	w.live(35 * day)
@@ -721,12 +722,12 @@ func TestOldActionsAreDropped(t *testing.T) {
 	if err := os.RemoveAll(blocked); err != nil {
 		t.Fatal(err)
 	}
-	w.live(time.Hour)
+	w.live(14 * time.Hour)
 	if w.journal.Find(uid) != nil {
 		t.Error("after 41 days it is still there")
 	}
 	w.give(order)
-	w.live(6 * time.Minute)
+	w.live(14 * time.Hour)
 	if all := w.gateway.Results(uid); len(all) != 2 || all[1].GetReason() != orders.PastDeadline {
 		t.Errorf("results %v", all)
 	}
