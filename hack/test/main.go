@@ -65,7 +65,7 @@ func run(ctx context.Context, out io.Writer, args []string) error {
 	}
 	step("go test -race " + strings.Join(args, " "))
 	env := []string{harness.Env + "=" + filepath.Join(dir, "cluster"), harness.BinEnv + "=" + filepath.Join(dir, "bin")}
-	testErr := goTool(ctx, out, ".", env, append([]string{"test", "-race", "-timeout=15m", "-p=4"}, args...)...)
+	testErr := goTool(ctx, out, ".", env, append([]string{"test", "-race", "-timeout=30m", "-p=4"}, args...)...)
 
 	step("reading the audit log")
 	if err := checkAudit(out, api.AuditLog); err != nil {
