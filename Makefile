@@ -67,6 +67,12 @@ T ?= 30s
 fuzz: ## Run every fuzz target for T each (T=30s).
 	@hack/fuzz.sh $(T)
 
+.PHONY: faults
+FAULTS_FLAGS = $(if $(RUNS),--runs=$(RUNS)) $(if $(SEED),--seed=$(SEED)) $(if $(RUN),--run=$(RUN)) $(if $(MATCH),--match='$(MATCH)') $(if $(RACES),--races=$(RACES)) $(if $(KEEP),--keep=$(KEEP))
+faults: ## Kill each program at each step of an action, and judge the end (RUNS=500, SEED=7 RUN=12, MATCH='agent: after'; RACES=1000: cancels and expiries).
+	@go test -tags=faults ./internal/faults
+	@go build -o $(BIN)/faults ./test/faults && exec $(BIN)/faults $(FAULTS_FLAGS)
+
 BENCH = go build -C test/bench -o $(BIN)/bench $(1) && exec $(BIN)/bench
 .PHONY: bench soak
 bench: ## Measure what an agent costs, beside a raw server and opamp-go's (ROWS=memory,attack for a part, N=1000 agents, DOC=docs/performance.md).

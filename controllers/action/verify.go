@@ -38,7 +38,7 @@ func (r *reconciler) verify(ctx context.Context, a *v1alpha1.EndpointAction, now
 // doubt is why a result is not to be believed; nil if nothing speaks against it, if that was said already, or if nobody can tell any more.
 func (r *reconciler) doubt(ctx context.Context, a *v1alpha1.EndpointAction, now time.Time) (doubt, failure error) {
 	result := a.Status.Result
-	if result == nil || !decide.Verified(&a.Status) || !now.Before(result.ReportedTime.Add(verifyFor)) && !r.seen.awaited(a) {
+	if result == nil || !decide.Verified(&a.Status) || !now.Before(reportedTime(a).Add(verifyFor)) && !r.seen.awaited(a) {
 		return nil, nil
 	}
 	for _, from := range []client.Reader{r.client, r.live} { // the cache may not have the key yet that the agent has just got
@@ -51,4 +51,13 @@ func (r *reconciler) doubt(ctx context.Context, a *v1alpha1.EndpointAction, now 
 		}
 	}
 	return doubt, nil
+}
+
+// reportedTime is when a result was reported, by the gateway's word as far as that can be: not before the action was admitted.
+func reportedTime(a *v1alpha1.EndpointAction) time.Time {
+	said := a.Status.Result.ReportedTime.Time
+	if admission := a.Status.Admission; admission != nil && admission.Time.After(said) {
+		return admission.Time.Time
+	}
+	return said
 }

@@ -21,6 +21,8 @@ type Order struct {
 	Of string `json:"of,omitempty"`
 	// Hold is whether the program is held at the point until it is released; otherwise it ends.
 	Hold bool `json:"hold,omitempty"`
+	// All is whether whoever comes by is held, not the first alone, until the order is taken back.
+	All bool `json:"all,omitempty"`
 }
 
 // Point names the moment before or after something.
@@ -47,7 +49,7 @@ func Arm(file string, o Order) error {
 	return os.Rename(file+".new", file)
 }
 
-// Disarm takes back an order that nobody has carried out.
+// Disarm takes back an order that nobody has carried out, or that was for all.
 func Disarm(file string) error { return remove(file) }
 
 // Reached tells whether a program came by the point of a file's order.

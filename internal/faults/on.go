@@ -28,20 +28,28 @@ func Before[What any](what What, of string) { reach(Point(WhenBefore, what), of)
 func After[What any](what What, of string) { reach(Point(WhenAfter, what), of) }
 
 func reach(point, of string) {
-	b, err := os.ReadFile(orders)
-	var o Order
-	if err != nil || json.Unmarshal(b, &o) != nil || o.Point != point || o.Of != "" && o.Of != of {
-		return
-	}
-	if os.Rename(orders, orders+reachedSuffix) != nil { // somebody else is there already
-		return
-	}
-	if !o.Hold {
+	o, there := order()
+	switch {
+	case !there || o.Point != point || o.Of != "" && o.Of != of:
+	case o.All:
+		hold(func() bool { now, there := order(); return there && now == o })
+	case os.Rename(orders, orders+reachedSuffix) != nil: // somebody else is there already
+	case o.Hold:
+		hold(func() bool { return Reached(orders) })
+	default:
 		end()
 	}
+}
+
+func order() (o Order, there bool) {
+	b, err := os.ReadFile(orders)
+	return o, err == nil && json.Unmarshal(b, &o) == nil
+}
+
+func hold(still func() bool) {
 	tick := time.NewTicker(look)
 	defer tick.Stop()
-	for Reached(orders) {
+	for still() {
 		<-tick.C
 	}
 }

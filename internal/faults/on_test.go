@@ -74,6 +74,28 @@ func TestHolds(t *testing.T) {
 	<-gone
 }
 
+// TestHoldsAll: whoever comes by is held until the order is taken back.
+func TestHoldsAll(t *testing.T) {
+	orders = orderIn(t, Order{Point: Point(WhenBefore, "row"), All: true})
+	gone := make(chan struct{}, 2)
+	for _, of := range []string{"a", "b"} {
+		go func() {
+			Before("row", of)
+			gone <- struct{}{}
+		}()
+	}
+	select {
+	case <-gone:
+		t.Fatal("one was not held")
+	case <-time.After(10 * look):
+	}
+	if err := Disarm(orders); err != nil {
+		t.Fatal(err)
+	}
+	<-gone
+	<-gone
+}
+
 // TestDisarmed: an order that was taken back, or replaced, is not carried out.
 func TestDisarmed(t *testing.T) {
 	orders = orderIn(t, Order{Point: Point(WhenBefore, "row")})

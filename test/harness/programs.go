@@ -30,6 +30,7 @@ var Programs = []Program{
 	{Name: "cytool", Package: "./cmd/cytool"},
 	{Name: "fleetsim", Package: "./cmd/fleetsim"},
 	{Name: "rollcall-relay", Package: "./test/relay/cmd"},
+	{Name: "rollcall-rogue", Package: "./test/rogue/cmd"},
 	{Name: "victim", Package: "./test/victim"},
 	{Name: OldAgent, Package: "./cmd/agent", Flags: []string{"-ldflags=-X github.com/rollcall-dev/rollcall/internal/agent.Version=6.0.4"}},
 	{Name: "rollcall-manager-faults", Package: "./cmd/manager", Flags: []string{"-tags=faults"}},
