@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"math/big"
 	"net/url"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -28,6 +29,7 @@ import (
 	"github.com/rollcall-dev/rollcall/api/v1alpha1"
 	"github.com/rollcall-dev/rollcall/hack/local"
 	"github.com/rollcall-dev/rollcall/internal/envelope"
+	"github.com/rollcall-dev/rollcall/internal/faults"
 	"github.com/rollcall-dev/rollcall/internal/identity"
 )
 
@@ -80,7 +82,7 @@ func usesOf(t *testing.T, c client.Client, token *v1alpha1.EnrollmentToken, want
 }
 
 func TestManagerKilledAtEveryStepOfAnEnrollment(t *testing.T) {
-	points := []string{"claimed", "created endpoint", "bound identity", "settled endpoint", "approved", "signed"}
+	points := []string{"claim", "endpoint", "identity", "settlement", "approval", "signature"}
 	first := startManager(t)
 	c, gateway, ns := admin(t), as(t, local.GatewayAccount), world.api.Namespace(t)
 	tokens, machines := make([]*v1alpha1.EnrollmentToken, len(points)), make([]*machine, len(points))
@@ -123,7 +125,11 @@ func TestManagerKilledAtEveryStepOfAnEnrollment(t *testing.T) {
 // dies runs a manager that kills itself after a step.
 func dies(t *testing.T, point string) {
 	t.Helper()
-	doomed := launchManager(t, "--fault="+point)
+	file := filepath.Join(t.TempDir(), "fault")
+	if err := faults.Arm(file, faults.Order{Point: faults.Point(faults.WhenAfter, point)}); err != nil {
+		t.Fatal(err)
+	}
+	doomed := launchManager(t, "--fault-file="+file)
 	<-doomed.Done()
 	if err := doomed.Err(); err == nil || !strings.Contains(err.Error(), "killed") {
 		t.Fatalf("the manager was to die at %q, it ended with %v; its log:\n%s", point, err, local.Tail(doomed.Log, 20))

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -21,6 +22,11 @@ import (
 
 // verdict is who refuses a misdeed, and where people see it.
 type verdict struct{ by, shown string }
+
+type row struct {
+	misdeed string
+	verdict
+}
 
 // underRogue is a system of which one gateway is in an attacker's hands.
 type underRogue struct {
@@ -40,7 +46,7 @@ type underRogue struct {
 	outer  testing.TB // for what outlives a row
 	victim *victim
 	terms  int // that the victim got by right
-	rows   []string
+	rows   []row
 }
 
 // TestRogue puts a gateway into an attacker's hands, with all that a gateway has, and has it try what a gateway must not be able to do. No agent may
@@ -67,7 +73,7 @@ func TestRogue(t *testing.T) {
 	x.row(t, "alter an order", func(t *testing.T) verdict {
 		return x.refusedByLaptop(t, "action: SignatureInvalid", 2, rogue.Alter, rogue.Ask{Action: "other", Program: x.victim.path})
 	})
-	x.row(t, "send another endpoint's order", func(t *testing.T) verdict {
+	x.row(t, "send another endpoint's order, as it is or readdressed", func(t *testing.T) verdict {
 		x.refusedBy(t, x.bystander.realAgent, x.bystander.name, "action: SignatureInvalid", 1, rogue.Readdress, rogue.Ask{Action: "mine"})
 		return x.refusedBy(t, x.bystander.realAgent, x.bystander.name, "action: OtherIdentity", 1, rogue.Replay, rogue.Ask{Action: "mine"})
 	})
@@ -85,7 +91,7 @@ func TestRogue(t *testing.T) {
 		return x.restarted(t, "later")
 	})
 	x.try(t, rogue.Honest, rogue.Ask{})
-	x.row(t, "serve another group's policy", func(t *testing.T) verdict {
+	x.row(t, "serve another group's policy, or another endpoint's assignment", func(t *testing.T) verdict {
 		return x.refusedByLaptop(t, "policy: OtherPolicy", 2, rogue.OtherPolicy, rogue.Ask{Other: x.bystander.name, Policy: "lax"})
 	})
 	x.row(t, "go back to an earlier policy", x.relapsed)
@@ -105,7 +111,7 @@ func TestRogue(t *testing.T) {
 		x.all(t, x.try(t, rogue.RewriteEndpoint, rogue.Ask{Endpoint: x.laptop.name, Policy: "lax"}), "endpoint-status-sections.rollcall.dev")
 		return verdict{"policy endpoint-status-sections", x.audited(t)}
 	})
-	x.row(t, "reopen an action", func(t *testing.T) verdict {
+	x.row(t, "reopen an action, or change how it ended", func(t *testing.T) verdict {
 		x.all(t, x.try(t, rogue.Reopen, rogue.Ask{Action: "before", OtherAction: "open"}), "action-status-sections.rollcall.dev")
 		return verdict{"policy action-status-sections", x.audited(t)}
 	})
@@ -216,25 +222,55 @@ func (x *underRogue) row(t *testing.T, misdeed string, try func(*testing.T) verd
 		if got := x.victim.terms(t); got != x.terms {
 			t.Errorf("the victim was asked to end %d times, %d by right", got, x.terms)
 		}
-		x.rows = append(x.rows, misdeed+"\t"+v.by+"\t"+v.shown)
+		x.rows = append(x.rows, row{misdeed, v})
 		t.Logf("%s: refused by %s; shown by %s (%s)", misdeed, v.by, v.shown, time.Since(began).Round(time.Millisecond))
 	})
 }
 
-// print shows the table. Each row of it is in the threat model, and each that is there was tried.
+// print shows the table, and holds the threat model to it: each row is there, with who refuses it, and no other is.
 func (x *underRogue) print(t *testing.T) {
 	t.Helper()
 	var table strings.Builder
 	w := tabwriter.NewWriter(&table, 0, 0, 3, ' ', 0)
-	fmt.Fprintln(w, "misdeed\trefused by\tshown by")
+	fmt.Fprintln(w, "it tries to\trefused by\tshown by")
+	claims := claimed(t)
 	for _, r := range x.rows {
-		fmt.Fprintln(w, r)
+		fmt.Fprintf(w, "%s\t%s\t%s\n", r.misdeed, r.by, r.shown)
+		if by, ok := claims[r.misdeed]; !ok || !strings.HasPrefix(by, r.by) {
+			t.Errorf("the threat model says that who refuses to %s is %q, and it is %s", r.misdeed, by, r.by)
+		}
+		delete(claims, r.misdeed)
 	}
 	w.Flush()
 	t.Logf("\n%s", table.String())
+	for misdeed := range claims {
+		t.Errorf("the threat model claims that this is tried: %s", misdeed)
+	}
 }
 
-// toldOrders is what an agent says of the orders that it has refused, and of what it obeys.
+// claimed are the rows of the threat model's table: who refuses each misdeed. What is behind a colon there says it in detail.
+func claimed(t *testing.T) map[string]string {
+	t.Helper()
+	doc, err := os.ReadFile(filepath.Join(harness.Root(), "docs", "threat-model.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, table, ok := strings.Cut(string(doc), "| it tries to | refused by | seen in |\n|---|---|---|\n")
+	if !ok {
+		t.Fatal("the threat model has no such table")
+	}
+	table, _, _ = strings.Cut(table, "\n\n")
+	plain := strings.NewReplacer("`", "", "*", "", ";", ",")
+	claims := map[string]string{}
+	for row := range strings.Lines(table) {
+		cells := strings.Split(row, " | ")
+		misdeed, _, _ := strings.Cut(strings.TrimPrefix(cells[0], "| "), ":")
+		claims[misdeed] = plain.Replace(cells[1])
+	}
+	return claims
+}
+
+// told is what an agent says of the orders that it has refused, and of what it obeys.
 type told struct {
 	Orders struct {
 		Rejected      int
