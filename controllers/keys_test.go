@@ -165,9 +165,9 @@ func tailWith(t *testing.T, p *local.Process, text string) (line string) {
 func TestManagerKilledWhileItMakesTheKeys(t *testing.T) {
 	setup(t)
 	c := admin(t)
-	points := []string{"published trust"}
+	points := []string{"trust"}
 	for _, name := range keySecrets {
-		points = append(points, "made "+name)
+		points = append(points, name)
 	}
 	for _, point := range points {
 		t.Run(point, func(t *testing.T) {
@@ -245,7 +245,7 @@ func TestManagerKilledWhileItPublishesReplacedKeys(t *testing.T) {
 	before, _ := published(t, c, token)
 	first.Stop(3 * time.Second)
 	deleteNow(t, c, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: local.Namespace, Name: "rollcall-order-key"}})
-	dies(t, "advanced trust")
+	dies(t, "trust")
 	startManager(t)
 	beaconBy(t, c, func() []crypto.PublicKey { trust, _ := published(t, c, token); return trust.Orders }())
 	if after, _ := published(t, c, token); after.Version != before.Version+1 {

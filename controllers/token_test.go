@@ -165,7 +165,7 @@ func TestTokenLeftHalfMade(t *testing.T) {
 	if err := c.Create(t.Context(), token); err != nil {
 		t.Fatal(err)
 	}
-	dies(t, "made token")
+	dies(t, "token")
 	if err := c.Get(t.Context(), client.ObjectKeyFromObject(token), token); err != nil {
 		t.Fatal(err)
 	}
