@@ -15,13 +15,16 @@ import (
 	"github.com/rollcall-dev/rollcall/internal/faults"
 )
 
+// soonSeconds an action has to be started whose deadline is waited for. It is sent for the first time only while 5 are left.
+const soonSeconds = 8
+
 // Each play brings an action to where a program comes by the cell's point, and goes on until all programs run again.
 
 // once is an action that does what was asked.
 func once(ctx context.Context, r *run) error { return r.createArmed(ctx, r.termination(5)) }
 
-// long is one that takes a second.
-func long(ctx context.Context, r *run) error { return r.createArmed(ctx, r.termination(1)) }
+// long is one that takes two seconds, so that a heartbeat says that it runs.
+func long(ctx context.Context, r *run) error { return r.createArmed(ctx, r.termination(2)) }
 
 // failing finds nothing to end.
 func failing(ctx context.Context, r *run) error {
@@ -53,7 +56,7 @@ func withdrawn(ctx context.Context, r *run) error {
 // lapsed expires then.
 func lapsed(ctx context.Context, r *run) error {
 	spec := r.termination(5)
-	spec.StartingDeadlineSeconds = ptr.To[int32](7)
+	spec.StartingDeadlineSeconds = ptr.To[int32](soonSeconds)
 	return r.heldBack(ctx, spec, func() error { return nil })
 }
 
@@ -211,7 +214,7 @@ func sent(a *v1alpha1.EndpointAction) bool { return a.Status.Delivery != nil }
 // tooLate reaches its agent when it must not begin any more.
 func tooLate(ctx context.Context, r *run) error {
 	spec := r.termination(5)
-	spec.StartingDeadlineSeconds, spec.ActiveDeadlineSeconds = ptr.To[int32](7), ptr.To[int32](1)
+	spec.StartingDeadlineSeconds, spec.ActiveDeadlineSeconds = ptr.To[int32](soonSeconds), ptr.To[int32](1)
 	if err := r.lost(ctx, spec); err != nil {
 		return err
 	}
@@ -267,7 +270,7 @@ func overtakenByResult(ctx context.Context, r *run) error {
 // overtakenByTime has ended when the gateway is about to write the result.
 func overtakenByTime(ctx context.Context, r *run) error {
 	spec := r.termination(5)
-	spec.StartingDeadlineSeconds, spec.ActiveDeadlineSeconds = ptr.To[int32](7), ptr.To[int32](1)
+	spec.StartingDeadlineSeconds, spec.ActiveDeadlineSeconds = ptr.To[int32](soonSeconds), ptr.To[int32](1)
 	if err := r.arm(); err != nil {
 		return err
 	}
@@ -297,7 +300,7 @@ func reportedLate(ctx context.Context, r *run) error {
 // silent has the agent die when it has the action, and has told nobody.
 func (r *run) silent(ctx context.Context) error {
 	spec := r.termination(5)
-	spec.StartingDeadlineSeconds, spec.ActiveDeadlineSeconds = ptr.To[int32](7), ptr.To[int32](1)
+	spec.StartingDeadlineSeconds, spec.ActiveDeadlineSeconds = ptr.To[int32](soonSeconds), ptr.To[int32](1)
 	if err := r.agentDies(ctx, faults.Point(faults.WhenAfter, "RECEIVED"), spec); err != nil {
 		return err
 	}

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -23,6 +24,8 @@ const (
 	startingSeconds, activeSeconds = 60, 40
 	// lateness is how much later than its report deadline the end of an action may be written: the manager may just be starting.
 	lateness = 10 * time.Second
+	// afterEnd of an action its last point must be reached.
+	afterEnd = 5 * time.Second
 	// maxPause is how long a program stays away that was killed.
 	maxPause = 150 * time.Millisecond
 )
@@ -110,9 +113,24 @@ func (r *run) passTurn() {
 	}
 }
 
-// reached waits until a program has come by its point.
+// reached waits until a program has come by its point, unless the action ends and nobody does.
 func (r *run) reached(ctx context.Context, p program, patience time.Duration) error {
-	if err := until(ctx, patience, "the point is reached", func() (bool, error) { return faults.Reached(r.faultFile(p)), nil }); err != nil {
+	there := func() (bool, error) { return faults.Reached(r.faultFile(p)), nil }
+	giveUp, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var over sync.WaitGroup
+	if !ended(r.action) {
+		as := *r
+		over.Go(func() {
+			if as.ends(giveUp) == nil && pause(giveUp, afterEnd) == nil {
+				cancel()
+			}
+		})
+	}
+	err := until(giveUp, patience, "the point is reached", there)
+	cancel()
+	over.Wait()
+	if err != nil {
 		return errors.Join(errMissed, err)
 	}
 	return nil
@@ -277,23 +295,24 @@ func (r *run) children(ctx context.Context, e *evidence) error {
 	return err
 }
 
-// told reads what the agents' journals say, and the actions again. It tells whether nothing is left to be told.
+// told reads what the agents' journals say, and after that the actions again, which have at least as much. It tells whether nothing is left to be told.
 func (r *run) told(ctx context.Context, e *evidence) (bool, error) {
 	singles := e.singles()
 	e.records = make([]*statev1.JournalRecord, len(singles))
 	all := true
 	for i, a := range singles {
-		err := r.person.Get(ctx, client.ObjectKeyFromObject(a), a)
-		if err != nil && (!apierrors.IsNotFound(err) || !r.deleted) {
-			return false, err
-		}
 		for _, m := range r.machines[r.channel] {
 			if m.endpoint != string(a.Spec.EndpointName) {
 				continue
 			}
+			var err error
 			if e.records[i], err = m.record(string(a.UID)); err != nil {
 				return false, err
 			}
+		}
+		err := r.person.Get(ctx, client.ObjectKeyFromObject(a), a)
+		if err != nil && (!apierrors.IsNotFound(err) || !r.deleted) {
+			return false, err
 		}
 		all = all && settled(a, e.records[i])
 	}

@@ -7,7 +7,7 @@ import (
 )
 
 // look is how often it is looked whether something has happened.
-const look = 10 * time.Millisecond
+const look = 25 * time.Millisecond
 
 // until looks until done says so, or fails; after patience the error says what was waited for.
 func until(ctx context.Context, patience time.Duration, what string, done func() (bool, error)) error {
