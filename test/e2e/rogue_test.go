@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -12,6 +13,8 @@ import (
 	"testing"
 	"text/tabwriter"
 	"time"
+
+	"k8s.io/apimachinery/pkg/api/meta"
 
 	"github.com/rollcall-dev/rollcall/api/v1alpha1"
 	"github.com/rollcall-dev/rollcall/hack/local"
@@ -46,7 +49,9 @@ type underRogue struct {
 	outer  testing.TB // for what outlives a row
 	victim *victim
 	terms  int // that the victim got by right
-	rows   []row
+	// forbidden are the gateway's requests that the audit log had as refused when it was last asked.
+	forbidden int
+	rows      []row
 }
 
 // TestRogue puts a gateway into an attacker's hands, with all that a gateway has, and has it try what a gateway must not be able to do. No agent may
@@ -169,7 +174,7 @@ func (x *underRogue) launchRogue(t *testing.T) {
 		t.Fatal(err)
 	}
 	x.socket = filepath.Join(t.TempDir(), "rogue.sock")
-	p, err := local.Start("rogue", filepath.Join(x.LogDir, "rogue.log"), filepath.Join(x.Bin, "rollcall-rogue"),
+	p, err := local.StartEnv("rogue", filepath.Join(x.LogDir, "rogue.log"), []string{raceless}, filepath.Join(x.Bin, "rollcall-rogue"),
 		"--kubeconfig="+kubeconfig, "--token-file="+filepath.Join(x.Dir, "gateway.token"), "--listen="+x.direct.GatewayAddress, "--names=localhost,127.0.0.1",
 		"--lease-duration=3s", "--lease-renew=1s", "--control="+x.socket)
 	if err != nil {
@@ -241,7 +246,7 @@ func (x *underRogue) print(t *testing.T) {
 		}
 		delete(claims, r.misdeed)
 	}
-	w.Flush()
+	_ = w.Flush() // into memory
 	t.Logf("\n%s", table.String())
 	for misdeed := range claims {
 		t.Errorf("the threat model claims that this is tried: %s", misdeed)
@@ -311,7 +316,6 @@ func (x *underRogue) refusedBy(t *testing.T, agent *realAgent, name, reason stri
 		}
 		return nil
 	})
-	var line string
 	harness.Eventually(t, soon, func() error {
 		said := get[v1alpha1.Endpoint](t, x.tenant, "fep", name).Status.Agent
 		if int(said.RejectedOrders) < before.Orders.Rejected+least || string(said.LastRejection) != reason {
@@ -319,7 +323,7 @@ func (x *underRogue) refusedBy(t *testing.T, agent *realAgent, name, reason stri
 		}
 		return nil
 	})
-	line = lineOf(t, x.Kubectl(t, "describe", "fep", name), "Last Rejection:")
+	line := lineOf(t, x.Kubectl(t, "describe", "fep", name), "Last Rejection:")
 	out, _ := agent.cytool(t, "status")
 	lineOf(t, out, "Refused orders")
 	after := agent.told(t)
@@ -473,60 +477,59 @@ func (x *underRogue) enrolled(t *testing.T) verdict {
 	if after := len(x.endpoints(t)); after != before {
 		t.Errorf("there are %d endpoints, before %d", after, before)
 	}
-	var line string
 	harness.Eventually(t, soon, func() error {
 		if get[v1alpha1.EnrollmentToken](t, x.tenant, "ept", "laptops").Status.LastDenial == "" {
 			return errors.New("the token shows no denial")
 		}
 		return nil
 	})
-	line = lineOf(t, x.Kubectl(t, "describe", "ept", "laptops"), "Last Denial:")
+	line := lineOf(t, x.Kubectl(t, "describe", "ept", "laptops"), "Last Denial:")
 	return verdict{"manager, policy gateway-csr", "kubectl describe ept: " + line}
 }
 
-// audited is how many of the rogue's requests the API server's audit log has as forbidden since it was last asked.
+// audited waits until the API server's audit log has more refused requests of the gateway's account than when it was last asked.
 func (x *underRogue) audited(t testing.TB) string {
 	t.Helper()
 	n := 0
-	err := audit.Read(x.api.AuditLog, func(e audit.Event) {
-		if e.By() == audit.Gateway && e.ResponseStatus.Code == 403 && e.Stage == "ResponseComplete" {
-			n++
+	harness.Eventually(t, soon, func() error {
+		n = 0
+		err := audit.Read(x.api.AuditLog, func(e audit.Event) {
+			if e.By() == audit.Gateway && e.ResponseStatus.Code == http.StatusForbidden {
+				n++
+			}
+		})
+		if err == nil && n <= x.forbidden {
+			err = fmt.Errorf("the audit log has %d refused requests of the gateway, %d before", n, x.forbidden)
 		}
+		return err
 	})
-	if err != nil || n == 0 {
-		t.Errorf("the audit log has %d refused requests of the gateway: %v", n, err)
-	}
-	return "audit log: 403 to " + audit.Gateway
+	more := n - x.forbidden
+	x.forbidden = n
+	return fmt.Sprintf("audit log: %d × 403 to the gateway's account", more)
 }
 
 // forged: the manager finds that the agent has not signed what the gateway has written.
 func (x *underRogue) forged(t *testing.T) verdict {
-	all := map[string]string{"forged": "", "forged-old": "", "forged-other": ""}
 	for name, m := range map[string]rogue.Misdeed{"forged": rogue.EndWithOwnProof, "forged-old": rogue.EndWithOldDate, "forged-other": rogue.EndWithOtherProof} {
 		for _, a := range x.try(t, m, rogue.Ask{Action: name, OtherAction: "before"}) {
 			if a.Refused != "" {
 				t.Errorf("%s: %s", a.What, a.Refused) // it is the manager that refuses it, afterwards
 			}
 		}
-	}
-	for name := range all {
-		note := x.warned(t, name, "BadProof")
-		if !strings.Contains(note, "do not believe this result") || !strings.Contains(note, "gw-rogue-") {
+		if note := x.warned(t, name, "BadProof"); !strings.Contains(note, "do not believe this result") || !strings.Contains(note, "gw-rogue-") {
 			t.Errorf("%s: %s", name, note)
 		}
 		a := get[v1alpha1.EndpointAction](t, x.tenant, "epa", name)
-		said := ""
-		for _, c := range a.Status.Conditions {
-			if c.Type == v1alpha1.ConditionResultVerified && c.Status == "False" {
-				said = c.Message
-			}
-		}
-		if said == "" {
+		if c := meta.FindStatusCondition(a.Status.Conditions, v1alpha1.ConditionResultVerified); c == nil || c.Status != "False" {
 			t.Errorf("%s: no condition says that it is not verified: %+v", name, a.Status.Conditions)
 		}
-		t.Logf("\n%s%s", x.Kubectl(t, "get", "epa", name), x.Kubectl(t, "describe", "epa", name))
+		if !meta.IsStatusConditionTrue(a.Status.Conditions, v1alpha1.ConditionStalled) || !strings.HasPrefix(a.Status.Message, "do not believe this result") {
+			t.Errorf("%s: people read %q, and pipelines %+v", name, a.Status.Message, a.Status.Conditions)
+		}
+		x.judgedAlike(t, name)
+		t.Logf("\n%s", x.Kubectl(t, "get", "epa", name))
 	}
-	return verdict{"manager", "kubectl describe epa: ResultVerified False; Event BadProof names the gateway"}
+	return verdict{"manager", "kubectl get epa: do not believe this result; Event BadProof names the gateway; ResultVerified False, Stalled"}
 }
 
 // forgedChild: nothing counts a result that the agent has not signed.

@@ -128,7 +128,9 @@ func (r *Rogue) reopen(ctx context.Context, a Ask) (done []Attempt, err error) {
 // secrets reads the fleet's keys, a token, and everybody's.
 func (r *Rogue) secrets(ctx context.Context, a Ask) (done []Attempt, _ error) {
 	for _, at := range []client.ObjectKey{
-		{Namespace: r.Namespace, Name: "rollcall-root-key"}, {Namespace: r.Namespace, Name: "rollcall-order-key"}, {Namespace: r.Namespace, Name: "rollcall-agent-ca"},
+		{Namespace: r.Namespace, Name: "rollcall-root-key"},
+		{Namespace: r.Namespace, Name: "rollcall-order-key"},
+		{Namespace: r.Namespace, Name: "rollcall-agent-ca"},
 		{Namespace: a.Namespace, Name: a.Token + "-token"},
 	} {
 		done = append(done, attempt("get "+at.String(), r.api.Get(ctx, at, &corev1.Secret{})))

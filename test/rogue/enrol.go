@@ -42,7 +42,7 @@ func (r *Rogue) enrol(ctx context.Context, a Ask) (done []Attempt, err error) {
 	if err != nil {
 		return nil, err
 	}
-	trust, _ := r.liar.Store.Trust()
+	trust, _ := r.liar.Trust()
 	enrolment, err := envelope.Seal(r.keys.orders, envelope.Enrollment, &agentv1.Enrollment{
 		FleetId: trust.FleetID, TokenUid: string(token.UID), Csr: der, Hostname: "rogue", AgentVersion: "8.0.0", CreatedAt: timestamppb.Now(),
 	})
@@ -67,8 +67,10 @@ func (r *Rogue) enrol(ctx context.Context, a Ask) (done []Attempt, err error) {
 		what  string
 		proof *agentv1.Envelope
 	}{
-		{"without a proof", nil}, {"with an enrolment that another key than the token's has signed", enrolment},
-		{"with the enrolment of an agent that has another key", seen[0].envelope}, {"with a renewal that another key than the agent's has signed", renewal},
+		{"without a proof", nil},
+		{"with an enrolment that another key than the token's has signed", enrolment},
+		{"with the enrolment of an agent that has another key", seen[0].envelope},
+		{"with a renewal that another key than the agent's has signed", renewal},
 	} {
 		ask, err := request(identity.AgentSlot, csr.AgentSigner, certv1.UsageClientAuth, der)
 		if err != nil {

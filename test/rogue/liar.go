@@ -70,8 +70,8 @@ type publisher struct{ *liar }
 func (p publisher) Trust() (*store.Trust, bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.liar.trust != nil {
-		return p.liar.trust, true
+	if p.trust != nil {
+		return p.trust, true
 	}
 	return p.Store.Trust()
 }

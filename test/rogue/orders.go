@@ -164,7 +164,7 @@ func (r *Rogue) forge(ctx context.Context, a Ask) ([]Attempt, error) {
 
 // ownTrust is a bundle that follows the newest and has the rogue's own keys.
 func (r *Rogue) ownTrust() (*store.Trust, error) {
-	now, _ := r.liar.Store.Trust()
+	now, _ := r.liar.Trust()
 	b := &agentv1.TrustBundle{FleetId: now.FleetID, Version: now.Version + 1, IssuedAt: timestamppb.Now()}
 	for key, use := range map[*ed25519.PrivateKey]agentv1.KeyUse{&r.keys.root: agentv1.KeyUse_KEY_USE_ROOT, &r.keys.orders: agentv1.KeyUse_KEY_USE_ORDERS} {
 		spki, err := x509.MarshalPKIXPublicKey(key.Public())

@@ -37,7 +37,7 @@ func (r *Rogue) end(ctx context.Context, a Ask, what string, now time.Time, proo
 	if err != nil {
 		return nil, fmt.Errorf("write that an action was sent, which a gateway may: %w", err)
 	}
-	trust, _ := r.liar.Store.Trust()
+	trust, _ := r.liar.Trust()
 	id := sent.Status.Admission.IdentityID
 	says := &agentv1.ActionResult{
 		FleetId: trust.FleetID, IdentityId: id, ActionUid: string(sent.UID), ActionDigest: decide.Digest(sent.Status.Admission.Order),
