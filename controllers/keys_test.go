@@ -165,10 +165,7 @@ func tailWith(t *testing.T, p *local.Process, text string) (line string) {
 func TestManagerKilledWhileItMakesTheKeys(t *testing.T) {
 	setup(t)
 	c := admin(t)
-	points := []string{"trust"}
-	for _, name := range keySecrets {
-		points = append(points, name)
-	}
+	points := append([]string{"trust"}, keySecrets...)
 	for _, point := range points {
 		t.Run(point, func(t *testing.T) {
 			forget(t, c)

@@ -80,9 +80,10 @@ func start(t *testing.T) *world {
 func begin(t *testing.T) *world {
 	t.Helper()
 	api := harness.Cluster(t)
+	name := api.Namespace(t)
 	return &world{
-		api: api, name: api.Namespace(t), retention: 24 * time.Hour, machines: map[string]machine{},
-		person: api.Client(t, ""), manager: api.Client(t, local.ManagerAccount), gateway: api.Client(t, local.GatewayAccount),
+		api: api, name: name, retention: 24 * time.Hour, machines: map[string]machine{},
+		person: api.PersonClient(t, name), manager: api.Client(t, local.ManagerAccount), gateway: api.Client(t, local.GatewayAccount),
 	}
 }
 

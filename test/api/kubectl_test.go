@@ -34,7 +34,7 @@ func golden(t *testing.T, file, got string) {
 
 // What kubectl explain prints is the reference that people read.
 func TestExplain(t *testing.T) {
-	api := harness.Cluster(t)
+	api, cache := harness.Cluster(t), "--cache-dir="+t.TempDir() // what kubectl knew of this port may be of another API server
 	for _, path := range []string{
 		"fep", "fep.spec", "fep.spec.lifecycle", "fep.status", "fep.status.connection",
 		"epa", "epa.spec", "epa.spec.terminateProcess", "epa.status", "epa.status.delivery", "epa.status.result",
@@ -42,7 +42,7 @@ func TestExplain(t *testing.T) {
 		"ept", "ept.spec", "ept.status",
 	} {
 		t.Run(path, func(t *testing.T) {
-			golden(t, filepath.Join("explain", path+".txt"), api.Kubectl(t, "explain", path))
+			golden(t, filepath.Join("explain", path+".txt"), api.Kubectl(t, cache, "explain", path))
 		})
 	}
 }

@@ -477,14 +477,14 @@ func (x *underRogue) enrolled(t *testing.T) verdict {
 	if after := len(x.endpoints(t)); after != before {
 		t.Errorf("there are %d endpoints, before %d", after, before)
 	}
+	var described string
 	harness.Eventually(t, soon, func() error {
-		if get[v1alpha1.EnrollmentToken](t, x.tenant, "ept", "laptops").Status.LastDenial == "" {
-			return errors.New("the token shows no denial")
+		if described = x.Kubectl(t, "describe", "ept", "laptops"); !strings.Contains(described, "EnrollmentDenied") {
+			return errors.New("no event EnrollmentDenied:\n" + described)
 		}
 		return nil
 	})
-	line := lineOf(t, x.Kubectl(t, "describe", "ept", "laptops"), "Last Denial:")
-	return verdict{"manager, policy gateway-csr", "kubectl describe ept: " + line}
+	return verdict{"manager, policy gateway-csr", "kubectl describe ept: " + lineOf(t, described, "Last Denial:") + "; Event EnrollmentDenied"}
 }
 
 // audited waits until the API server's audit log has more refused requests of the gateway's account than when it was last asked.
