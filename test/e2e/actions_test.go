@@ -302,6 +302,7 @@ func TestEndsOfActions(t *testing.T) {
 	text := n.tokenText(t, "laptops", "{expiresAfterHours: 0}")
 	n.Apply(t, actionPolicy)
 	a, name := s.laptop(t, n, text)
+	whole := t
 
 	t.Run("nobody of that name", func(t *testing.T) {
 		n.act(t, "nobody", "no-such-endpoint", "PerformHeartbeat", "startingDeadlineSeconds: 5")
@@ -346,7 +347,7 @@ func TestEndsOfActions(t *testing.T) {
 		a.Stop(5 * time.Second)
 		n.act(t, "predecessors", name, "PerformHeartbeat", "")
 		n.waitsFor(t, "predecessors", v1alpha1.ActionPending, "WaitingForHeartbeat")
-		a = s.startAgent(t, "reimaged", n.tokenText(t, "again", "{expiresAfterHours: 0, endpointName: "+name+"}"), sessionAgent...)
+		a = s.startAgent(whole, "reimaged", n.tokenText(t, "again", "{expiresAfterHours: 0, endpointName: "+name+"}"), sessionAgent...)
 		n.endsAs(t, "predecessors", v1alpha1.ActionCancelled, "EndpointReplaced")
 		channelIs(t, n, a, name, v1alpha1.ChannelWebSocket, "", "connected")
 	})
@@ -365,6 +366,8 @@ func TestEndsOfActions(t *testing.T) {
 		if channelOf(done) != v1alpha1.ChannelHeartbeat {
 			t.Errorf("it went by %q", channelOf(done))
 		}
+		s.api.Kubectl(t, "-n", n.Namespace, "create", "role", "terminals", "--verb=terminal", "--resource=endpoints.rollcall.dev")
+		s.api.Kubectl(t, "-n", n.Namespace, "create", "rolebinding", "terminals", "--role=terminals", "--serviceaccount="+n.Namespace+":"+n.Name)
 		n.act(t, "old-terminal", old, "LiveTerminal", "")
 		n.endsAs(t, "old-terminal", v1alpha1.ActionUnsupported, "AgentTooOld")
 	})

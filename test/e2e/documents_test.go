@@ -22,12 +22,12 @@ var blocksRunBy = map[string]string{"README.md": "TestREADME in test/demo", "doc
 
 // runBy names the tests that run a single command, or says why none may.
 var runBy = map[string]string{
-	conformanceCommand:                                          "TestEnrollment, an agent from the document alone",
-	"curl --cert … --key …":                                     "TestCurlCanUseTheIdentity in cmd/agent",
-	"go test ./internal/action/model -v":                        "make test",
-	"go test ./internal/action/model -v -seeds=20000":           "it is the same for longer",
-	"go test ./internal/action/model -v -run TestModel -seed=8": "it is the same with one seed",
-	"timedatectl set-ntp true":                                  "it would set the clock of whoever runs the tests",
+	conformanceCommand:                                "TestEnrollment, an agent from the document alone",
+	"curl --cert … --key …":                           "TestCurlCanUseTheIdentity in cmd/agent",
+	"go test ./internal/action/model -v":              "make test",
+	"go test ./internal/action/model -v -seeds=20000": "it is the same for longer",
+	"go test ./internal/action/model -v -seed=8":      "it is the same with one seed",
+	"timedatectl set-ntp true":                        "it would set the clock of whoever runs the tests",
 }
 
 // A machine's life: what is typed on it, and what goes with that in the cluster, in an order that makes sense. The other kubectl commands of
