@@ -74,8 +74,9 @@ func TestFanOut(t *testing.T) {
 	w.fleet(t, 5)
 	w.endpoint(t, "server")
 	w.label(t, "server", "server")
+	somebody := "system:serviceaccount:" + w.name + ":person"
 	parent := w.askAll(t, "stop-all", 2, func(a *v1alpha1.EndpointAction) {
-		a.Annotations = map[string]string{v1alpha1.AnnotationRequestedBy: "alice"}
+		a.Annotations = map[string]string{v1alpha1.AnnotationRequestedBy: somebody}
 		a.Spec.Reason, a.Spec.TTLSecondsAfterFinished = "exercise", ptr.To[int32](3600)
 	})
 	w.counts(t, "stop-all", v1alpha1.ActionChildren{Total: 5, Waiting: 5, Released: 2})
@@ -85,7 +86,7 @@ func TestFanOut(t *testing.T) {
 		want := parent.Spec.DeepCopy()
 		want.Selector, want.MaxParallel, want.TTLSecondsAfterFinished, want.EndpointName = nil, nil, nil, child.Spec.EndpointName
 		owner := metav1.GetControllerOf(child)
-		if !equality.Semantic.DeepEqual(&child.Spec, want) || child.Annotations[v1alpha1.AnnotationRequestedBy] != "alice" || owner == nil || owner.UID != parent.UID ||
+		if !equality.Semantic.DeepEqual(&child.Spec, want) || child.Annotations[v1alpha1.AnnotationRequestedBy] != somebody || owner == nil || owner.UID != parent.UID ||
 			!strings.HasPrefix(child.Name, "stop-all-") {
 			t.Errorf("a child is %+v", child)
 		}

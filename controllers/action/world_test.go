@@ -56,6 +56,8 @@ type world struct {
 	api                      *harness.API
 	name                     string
 	person, manager, gateway client.Client
+	// cached is what the manager that runs has read; nil if none has been.
+	cached client.Reader
 	// ahead is how much the manager's clock is ahead, in nanoseconds.
 	ahead     atomic.Int64
 	retention time.Duration
@@ -90,6 +92,7 @@ func begin(t *testing.T) *world {
 func (w *world) run(t *testing.T, orders crypto.Signer) {
 	t.Helper()
 	w.stop = w.api.RunManager(t, w.name, func(mgr ctrl.Manager) error {
+		w.cached = mgr.GetClient()
 		return Setup(t.Context(), mgr, Options{
 			FleetID: fleetID, Orders: orders, ChildRetention: w.retention,
 			Now: func() time.Time { return time.Now().Add(time.Duration(w.ahead.Load())) },
@@ -97,7 +100,7 @@ func (w *world) run(t *testing.T, orders crypto.Signer) {
 	})
 }
 
-// endpoint makes an Endpoint whose machine is connected by a websocket and can do every action, and changes its status.
+// endpoint makes an Endpoint whose machine is connected by a websocket and can do every action, and changes its status. The manager knows of it.
 func (w *world) endpoint(t *testing.T, name string, changes ...func(*v1alpha1.Endpoint)) *v1alpha1.Endpoint {
 	t.Helper()
 	ep := &v1alpha1.Endpoint{ObjectMeta: metav1.ObjectMeta{Namespace: w.name, Name: name, Labels: map[string]string{"device": "laptop"}}}
@@ -105,12 +108,23 @@ func (w *world) endpoint(t *testing.T, name string, changes ...func(*v1alpha1.En
 		t.Fatal(err)
 	}
 	w.enrol(t, name)
-	return w.change(t, name, append([]func(*v1alpha1.Endpoint){online(v1alpha1.ChannelWebSocket), func(ep *v1alpha1.Endpoint) {
+	ep = w.change(t, name, append([]func(*v1alpha1.Endpoint){online(v1alpha1.ChannelWebSocket), func(ep *v1alpha1.Endpoint) {
 		ep.Status.Agent = &v1alpha1.EndpointAgent{
 			Version: "8.0.0", JournalID: journal, JournalTime: &metav1.MicroTime{Time: time.Now().Add(-time.Hour)},
 			Capabilities: []v1alpha1.Text{"PerformHeartbeat", "TerminateProcess", "IsolateEndpoint", "CancelIsolation"},
 		}
 	}}, changes...)...)
+	if w.cached != nil {
+		harness.Eventually(t, patience, func() error {
+			var known v1alpha1.Endpoint
+			err := w.cached.Get(t.Context(), client.ObjectKeyFromObject(ep), &known)
+			if err == nil && known.ResourceVersion != ep.ResourceVersion {
+				err = fmt.Errorf("the manager knows version %q of %s, not %q", known.ResourceVersion, name, ep.ResourceVersion)
+			}
+			return err
+		})
+	}
+	return ep
 }
 
 func online(channel v1alpha1.Channel) func(*v1alpha1.Endpoint) {

@@ -132,7 +132,7 @@ type certified struct {
 func ask(t *testing.T, g *gateway, a applicant) <-chan certified {
 	out := make(chan certified, 1)
 	go func() {
-		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 		defer cancel()
 		der, err := g.Certify(ctx, a.spki, a.csr, a.proof)
 		out <- certified{der, err}
