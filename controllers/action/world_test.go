@@ -85,7 +85,7 @@ func begin(t *testing.T) *world {
 	name := api.Namespace(t)
 	return &world{
 		api: api, name: name, retention: 24 * time.Hour, machines: map[string]machine{},
-		person: api.PersonClient(t, name), manager: api.Client(t, local.ManagerAccount), gateway: api.Client(t, local.GatewayAccount),
+		person: api.Person(t, name).Client, manager: api.Client(t, local.ManagerAccount), gateway: api.Client(t, local.GatewayAccount),
 	}
 }
 

@@ -85,7 +85,7 @@ func start(t *testing.T) *namespace {
 	name := api.Namespace(t)
 	n := &namespace{
 		api: api, name: name, gateways: &lives{from: time.Now().Add(-time.Hour)},
-		person: api.PersonClient(t, name), manager: api.Client(t, local.ManagerAccount), gateway: api.Client(t, local.GatewayAccount),
+		person: api.Person(t, name).Client, manager: api.Client(t, local.ManagerAccount), gateway: api.Client(t, local.GatewayAccount),
 	}
 	n.run(t, key("a"))
 	return n

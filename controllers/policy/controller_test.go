@@ -47,7 +47,7 @@ func start(t *testing.T) *world {
 	t.Helper()
 	api := harness.Cluster(t)
 	ns := api.Namespace(t)
-	w := &world{api: api, ns: ns, person: api.PersonClient(t, ns)}
+	w := &world{api: api, ns: ns, person: api.Person(t, ns).Client}
 	w.run(t, key("a"))
 	return w
 }

@@ -255,7 +255,7 @@ func reportOf(r *rand.Rand, e *v1alpha1.Endpoint, seen time.Time) Report {
 // A patch makes exactly what was planned, and what was written once is not written again.
 func TestPatchesDoWhatWasPlanned(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
-	for range 2000 {
+	for range 600 {
 		e := machine(t, 1)
 		for _, absent := range []func(){
 			func() { e.Status.Connection = nil }, func() { e.Status.Agent = nil }, func() { e.Status.Inventory = nil }, func() { e.Status.LastSeenTime = nil },
@@ -332,7 +332,7 @@ func TestPatchIsRefusedWhereSomethingElseIsStored(t *testing.T) {
 // However reports are merged, and whatever was written in between, what is stored in the end is the newest of each block.
 func TestMergedChangesAreTheNewestOfEach(t *testing.T) {
 	r := rand.New(rand.NewPCG(3, 4))
-	for range 500 {
+	for range 150 {
 		stored, judged := machine(t, 1), machine(t, 1)
 		var pending change
 		var flying *change

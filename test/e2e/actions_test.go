@@ -46,7 +46,7 @@ func (n *tenant) ends(t testing.TB, name string, patience time.Duration) v1alpha
 	if out, err := n.Try(t, "", "wait", "epa/"+name, "--for=jsonpath={.status.finishTime}", "--timeout="+patience.String()); err != nil {
 		t.Fatalf("%v\n%s\n%s", err, out, n.Kubectl(t, "describe", "epa", name))
 	}
-	return get[v1alpha1.EndpointAction](t, n, "epa", name)
+	return get[v1alpha1.EndpointAction](t, n, name)
 }
 
 // endsAs is ends, in a phase and for a reason.
@@ -99,7 +99,7 @@ func reasonOf(a v1alpha1.EndpointAction) string {
 func (n *tenant) waitsFor(t testing.TB, name string, phase v1alpha1.ActionPhase, reason string) {
 	t.Helper()
 	harness.Eventually(t, soon, func() error {
-		a := get[v1alpha1.EndpointAction](t, n, "epa", name)
+		a := get[v1alpha1.EndpointAction](t, n, name)
 		if a.Status.Phase != phase || reasonOf(a) != reason {
 			return fmt.Errorf("%s is %s, %s (%s), want %s, %s", name, a.Status.Phase, reasonOf(a), a.Status.Message, phase, reason)
 		}

@@ -121,25 +121,25 @@ func (a *realAgent) copyOf(t testing.TB) *realAgent {
 func conflictIs(t testing.TB, n *tenant, name, reason string) {
 	t.Helper()
 	harness.Eventually(t, 15*time.Second, func() error {
-		st := get[v1alpha1.Endpoint](t, n, "fep", name).Status
+		st := get[v1alpha1.Endpoint](t, n, name).Status
 		c := meta.FindStatusCondition(st.Conditions, v1alpha1.EndpointIdentityConflict)
 		if st.Summary != "Conflict" || c == nil || c.Reason != reason {
 			return fmt.Errorf("%s, %+v: wanted the conflict %s", st.Summary, c, reason)
 		}
 		return nil
 	})
-	c := meta.FindStatusCondition(get[v1alpha1.Endpoint](t, n, "fep", name).Status.Conditions, v1alpha1.EndpointIdentityConflict)
+	c := meta.FindStatusCondition(get[v1alpha1.Endpoint](t, n, name).Status.Conditions, v1alpha1.EndpointIdentityConflict)
 	t.Logf("%s%s: %s", n.Kubectl(t, "get", "fep", name), c.Reason, c.Message)
 }
 
 // changePolicy makes an order that every agent lacks, and returns its revision.
 func changePolicy(t testing.TB, n *tenant) int64 {
 	t.Helper()
-	before := get[v1alpha1.EndpointPolicy](t, n, "epp", "fast").Status.Revision
+	before := get[v1alpha1.EndpointPolicy](t, n, "fast").Status.Revision
 	n.Kubectl(t, "patch", "epp", "fast", "--type=merge", "-p", fmt.Sprintf(`{"spec":{"heartbeat":{"reportIntervalSeconds":%d}}}`, 3600+before))
 	var now int64
 	harness.Eventually(t, 10*time.Second, func() error {
-		if now = get[v1alpha1.EndpointPolicy](t, n, "epp", "fast").Status.Revision; now <= before {
+		if now = get[v1alpha1.EndpointPolicy](t, n, "fast").Status.Revision; now <= before {
 			return errNot{"the policy", "signed anew"}
 		}
 		return nil
@@ -149,7 +149,7 @@ func changePolicy(t testing.TB, n *tenant) int64 {
 
 func obeyed(t testing.TB, n *tenant, name string) int64 {
 	t.Helper()
-	if a := get[v1alpha1.Endpoint](t, n, "fep", name).Status.Agent; a != nil {
+	if a := get[v1alpha1.Endpoint](t, n, name).Status.Agent; a != nil {
 		return a.PolicyRevision
 	}
 	return 0

@@ -136,7 +136,7 @@ func refusals(t *testing.T, s *system) {
 }
 
 func conditionIs(n *tenant, t testing.TB, token, kind, status, reason string) error {
-	ept := get[v1alpha1.EnrollmentToken](t, n, "ept", token)
+	ept := get[v1alpha1.EnrollmentToken](t, n, token)
 	for _, c := range ept.Status.Conditions {
 		if c.Type == kind && string(c.Status) == status && c.Reason == reason {
 			return nil
@@ -283,7 +283,7 @@ func namedToken(t *testing.T, s *system) {
 		if p := m.enroll(t, seal(t, token.Key(), envelope.Enrollment, m.enrollment(t, "whatever"))); p != nil {
 			t.Fatal(p)
 		}
-		fep := get[v1alpha1.Endpoint](t, n, "fep", "kiosk-7")
+		fep := get[v1alpha1.Endpoint](t, n, "kiosk-7")
 		ids = append(ids, fep.Status.Identity.ID)
 		machines = append(machines, m)
 	}

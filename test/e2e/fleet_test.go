@@ -36,7 +36,7 @@ func TestFleet(t *testing.T) {
 	sim := startFleetsim(t, s, "fleetsim", fleetToken(t, n), fleetSize, "--websocket=false")
 
 	harness.Eventually(t, 60*time.Second, func() error {
-		online := strings.Count(n.Kubectl(t, "get", "fep", "--no-headers"), " Online ")
+		online := n.counted(t, isOnline)
 		if online != fleetSize {
 			return fmt.Errorf("%d of %d are online", online, fleetSize)
 		}
@@ -46,7 +46,7 @@ func TestFleet(t *testing.T) {
 
 	t.Run("the policy counts them", func(t *testing.T) {
 		harness.Eventually(t, 15*time.Second, func() error {
-			p := get[v1alpha1.EndpointPolicy](t, n, "epp", "fast")
+			p := get[v1alpha1.EndpointPolicy](t, n, "fast")
 			if p.Status.Endpoints == nil || *p.Status.Endpoints != fleetSize || *p.Status.Online != fleetSize || *p.Status.Drifted != 0 {
 				return errNot{n.Kubectl(t, "get", "epp"), "counted"}
 			}
@@ -205,7 +205,7 @@ func offlineAtDeadline(t *testing.T, n *tenant, w *fleetWatch, stopped time.Time
 		deadlines[e.Name] = liveness.OfflineAt(e.Status.LastSeenTime.Time, fleetInterval, fleetMissed)
 	}
 	harness.Eventually(t, 40*time.Second, func() error {
-		if online := strings.Count(n.Kubectl(t, "get", "fep", "--no-headers"), " Online "); online > 0 {
+		if online := n.counted(t, isOnline); online > 0 {
 			return fmt.Errorf("%d are still online; the first:\n%s", online, n.Kubectl(t, "get", "fep", "-o", "jsonpath={.items[0].status}"))
 		}
 		return nil

@@ -200,7 +200,7 @@ func certificates(t *testing.T, s *system, n *tenant, a *realAgent, name string)
 		}
 		since := time.Now()
 		harness.Eventually(t, 20*time.Second, func() error {
-			e := get[v1alpha1.Endpoint](t, n, "fep", name)
+			e := get[v1alpha1.Endpoint](t, n, name)
 			if out, code := a.cytool(t, "checkin"); code != 0 {
 				return errNot{"checkin: " + out, "accepted"}
 			}
@@ -209,7 +209,7 @@ func certificates(t *testing.T, s *system, n *tenant, a *realAgent, name string)
 			}
 			return nil
 		})
-		if got := get[v1alpha1.Endpoint](t, n, "fep", name).Status.Identity.ID; !strings.HasSuffix(good.URIs[0].Path, got) {
+		if got := get[v1alpha1.Endpoint](t, n, name).Status.Identity.ID; !strings.HasSuffix(good.URIs[0].Path, got) {
 			t.Errorf("after %s the endpoint has another identity", tt.problem)
 		}
 	}

@@ -317,7 +317,7 @@ func (x *underRogue) refusedBy(t *testing.T, agent *realAgent, name, reason stri
 		return nil
 	})
 	harness.Eventually(t, soon, func() error {
-		said := get[v1alpha1.Endpoint](t, x.tenant, "fep", name).Status.Agent
+		said := get[v1alpha1.Endpoint](t, x.tenant, name).Status.Agent
 		if int(said.RejectedOrders) < before.Orders.Rejected+least || string(said.LastRejection) != reason {
 			return fmt.Errorf("people see %d refused orders, the last for %q", said.RejectedOrders, said.LastRejection)
 		}
@@ -350,7 +350,7 @@ func (x *underRogue) admitted(t testing.TB, names ...string) {
 	t.Helper()
 	harness.Eventually(t, soon, func() error {
 		for _, name := range names {
-			if a := get[v1alpha1.EndpointAction](t, x.tenant, "epa", name); a.Status.Admission == nil {
+			if a := get[v1alpha1.EndpointAction](t, x.tenant, name); a.Status.Admission == nil {
 				return fmt.Errorf("%s is %s: %s", name, a.Status.Phase, a.Status.Message)
 			}
 		}
@@ -371,12 +371,12 @@ func (x *underRogue) terminates(t testing.TB, name string) {
 
 // repeated: an order that was carried out is known by the agent's journal.
 func (x *underRogue) repeated(t *testing.T) verdict {
-	before := get[v1alpha1.EndpointAction](t, x.tenant, "epa", "before")
+	before := get[v1alpha1.EndpointAction](t, x.tenant, "before")
 	beats := x.laptop.accepted(t)
 	x.try(t, rogue.Replay, rogue.Ask{Endpoint: x.laptop.name, Action: "before"})
 	defer x.try(t, rogue.Hush, rogue.Ask{})
 	x.heardAfter(t, beats, 3)
-	if after := get[v1alpha1.EndpointAction](t, x.tenant, "epa", "before"); after.ResourceVersion != before.ResourceVersion {
+	if after := get[v1alpha1.EndpointAction](t, x.tenant, "before"); after.ResourceVersion != before.ResourceVersion {
 		t.Errorf("the action has changed: %+v", after.Status)
 	}
 	return verdict{"agent", "nothing happens: its journal has the action, and it repeats the result"}
@@ -397,7 +397,7 @@ func (x *underRogue) heardAfter(t testing.TB, before, more int) {
 func (x *underRogue) reportedLate(t *testing.T, name string, end v1alpha1.ActionPhase, what string) verdict {
 	t.Helper()
 	harness.Eventually(t, soon, func() error {
-		a := get[v1alpha1.EndpointAction](t, x.tenant, "epa", name)
+		a := get[v1alpha1.EndpointAction](t, x.tenant, name)
 		if !strings.HasPrefix(a.Status.Message, "reported "+what) || a.Status.Phase != end {
 			return fmt.Errorf("%s is %s: %s", name, a.Status.Phase, a.Status.Message)
 		}
@@ -445,7 +445,7 @@ func (x *underRogue) relapsed(t *testing.T) verdict {
 // obeys waits until the laptop says that it obeys a policy.
 func (x *underRogue) obeys(t testing.TB, policy string) {
 	t.Helper()
-	uid := string(get[v1alpha1.EndpointPolicy](t, x.tenant, "epp", policy).UID)
+	uid := string(get[v1alpha1.EndpointPolicy](t, x.tenant, policy).UID)
 	harness.Eventually(t, soon, func() error {
 		if said := x.laptop.told(t).Policy.ID; said != uid {
 			return fmt.Errorf("it obeys policy %s, not %s (%s)", said, policy, uid)
@@ -519,7 +519,7 @@ func (x *underRogue) forged(t *testing.T) verdict {
 		if note := x.warned(t, name, "BadProof"); !strings.Contains(note, "do not believe this result") || !strings.Contains(note, "gw-rogue-") {
 			t.Errorf("%s: %s", name, note)
 		}
-		a := get[v1alpha1.EndpointAction](t, x.tenant, "epa", name)
+		a := get[v1alpha1.EndpointAction](t, x.tenant, name)
 		if c := meta.FindStatusCondition(a.Status.Conditions, v1alpha1.ConditionResultVerified); c == nil || c.Status != "False" {
 			t.Errorf("%s: no condition says that it is not verified: %+v", name, a.Status.Conditions)
 		}
@@ -538,7 +538,7 @@ func (x *underRogue) forgedChild(t *testing.T) verdict {
 		"spec: {type: PerformHeartbeat, selector: {matchLabels: {group: laptops}}}\n")
 	var child string
 	harness.Eventually(t, soon, func() error {
-		for _, a := range list[v1alpha1.EndpointAction](t, x.tenant, "epa") {
+		for _, a := range list[v1alpha1.EndpointActionList](t, x.tenant).Items {
 			if strings.HasPrefix(a.Name, "everybody-") && a.Status.Admission != nil {
 				child = a.Name
 				return nil

@@ -111,7 +111,7 @@ func TestOldAgent(t *testing.T) {
 	a := s.startProgram(t, harness.OldAgent, "old", n.tokenText(t, "laptops", "{expiresAfterHours: 0}"), sessionAgent...)
 	name := firstEndpoint(t, n)
 	channelIs(t, n, a, name, v1alpha1.ChannelHeartbeat, "agent 6.0.4: the websocket needs 6.1 or later", "unsupported")
-	sentence := get[v1alpha1.Endpoint](t, n, "fep", name).Status.Message
+	sentence := get[v1alpha1.Endpoint](t, n, name).Status.Message
 	out, code := a.cytool(t, "websocket")
 	t.Logf("kubectl get fep:\n%scytool websocket, exit %d:\n%s", n.Kubectl(t, "get", "fep"), code, out)
 	if code != 1 || !strings.Contains(out, sentence) {
@@ -168,7 +168,7 @@ func channelIs(t testing.TB, n *tenant, a *realAgent, name string, channel v1alp
 	t.Helper()
 	began := time.Now()
 	harness.Eventually(t, withinHeartbeat, func() error {
-		st := get[v1alpha1.Endpoint](t, n, "fep", name).Status
+		st := get[v1alpha1.Endpoint](t, n, name).Status
 		out, code := a.cytool(t, "websocket", "-o", "json")
 		var told struct{ State string }
 		if err := json.Unmarshal([]byte(out), &told); err != nil {
@@ -190,7 +190,7 @@ func doesNotLast(t testing.TB, n *tenant, a *realAgent, name, phrase string) {
 	t.Helper()
 	began := time.Now()
 	harness.Eventually(t, 2*withinHeartbeat, func() error {
-		message := get[v1alpha1.Endpoint](t, n, "fep", name).Status.Message
+		message := get[v1alpha1.Endpoint](t, n, name).Status.Message
 		out, _ := a.cytool(t, "websocket")
 		if !strings.Contains(message, phrase) || !strings.Contains(out, phrase) {
 			return fmt.Errorf("kubectl says %q, cytool\n%s", message, out)
@@ -202,7 +202,7 @@ func doesNotLast(t testing.TB, n *tenant, a *realAgent, name, phrase string) {
 
 func connection(t testing.TB, n *tenant, name string) v1alpha1.EndpointConnection {
 	t.Helper()
-	if c := get[v1alpha1.Endpoint](t, n, "fep", name).Status.Connection; c != nil {
+	if c := get[v1alpha1.Endpoint](t, n, name).Status.Connection; c != nil {
 		return *c
 	}
 	return v1alpha1.EndpointConnection{}

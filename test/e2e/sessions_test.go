@@ -71,7 +71,7 @@ func fleetToken(t testing.TB, n *tenant) (file string) {
 func allConnected(t testing.TB, n *tenant, count int) {
 	t.Helper()
 	harness.Eventually(t, 60*time.Second, func() error {
-		if c := strings.Count(n.Kubectl(t, "get", "fep", "--no-headers"), " WebSocket "); c != count {
+		if c := n.counted(t, hasSession); c != count {
 			return fmt.Errorf("%d of %d have a session", c, count)
 		}
 		return nil

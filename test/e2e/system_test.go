@@ -4,13 +4,14 @@ package e2e
 
 import (
 	"context"
-	"encoding/base64"
-	"encoding/json"
 	"fmt"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/rollcall-dev/rollcall/api/v1alpha1"
 	"github.com/rollcall-dev/rollcall/hack/local"
@@ -136,51 +137,70 @@ func (n *tenant) tokenText(t testing.TB, name, spec string) string {
 	n.Apply(t, fmt.Sprintf("apiVersion: rollcall.dev/v1alpha1\nkind: EnrollmentToken\nmetadata: {name: %s}\nspec: %s\n", name, spec))
 	var text string
 	harness.Eventually(t, 10*time.Second, func() error {
-		out, err := n.Try(t, "", "get", "secret", name+"-token", "-o", "jsonpath={.data.token}")
-		if err != nil {
-			return err
-		}
-		b, err := base64.StdEncoding.DecodeString(out)
-		text = string(b)
+		var secret corev1.Secret
+		err := n.Client.Get(t.Context(), client.ObjectKey{Namespace: n.ns, Name: name + "-token"}, &secret)
+		text = string(secret.Data["token"])
 		return err
 	})
 	return text
 }
 
 // get reads an object as the person.
-func get[T any](t testing.TB, n *tenant, resource, name string) T {
+func get[T any, Object interface {
+	*T
+	client.Object
+}](t testing.TB, n *tenant, name string,
+) (into T) {
 	t.Helper()
-	var into T
-	if err := json.Unmarshal([]byte(n.Kubectl(t, "get", resource, name, "-o", "json")), &into); err != nil {
+	if err := n.Client.Get(t.Context(), client.ObjectKey{Namespace: n.ns, Name: name}, Object(&into)); err != nil {
 		t.Fatal(err)
 	}
 	return into
 }
 
 // list reads all objects of a kind as the person.
-func list[T any](t testing.TB, n *tenant, resource string) []T {
+func list[L any, List interface {
+	*L
+	client.ObjectList
+}](t testing.TB, n *tenant,
+) (into L) {
 	t.Helper()
-	var into struct {
-		Items []T `json:"items"`
-	}
-	if err := json.Unmarshal([]byte(n.Kubectl(t, "get", resource, "-o", "json")), &into); err != nil {
+	if err := n.Client.List(t.Context(), List(&into), client.InNamespace(n.ns)); err != nil {
 		t.Fatal(err)
 	}
-	return into.Items
+	return into
 }
 
 func (n *tenant) endpoints(t testing.TB) []v1alpha1.Endpoint {
 	t.Helper()
-	return list[v1alpha1.Endpoint](t, n, "fep")
+	return list[v1alpha1.EndpointList](t, n).Items
+}
+
+// counted are the endpoints of which something is so.
+func (n *tenant) counted(t testing.TB, is func(v1alpha1.EndpointStatus) bool) (count int) {
+	t.Helper()
+	for _, e := range n.endpoints(t) {
+		if is(e.Status) {
+			count++
+		}
+	}
+	return count
+}
+
+func isOnline(s v1alpha1.EndpointStatus) bool { return s.Summary == "Online" }
+
+func hasSession(s v1alpha1.EndpointStatus) bool {
+	return s.Connection != nil && s.Connection.Channel == v1alpha1.ChannelWebSocket
 }
 
 // endpointIs waits until the person sees the endpoint in a state of one word.
 func (n *tenant) endpointIs(t testing.TB, name, summary string, patience time.Duration) {
 	t.Helper()
 	harness.Eventually(t, patience, func() error {
-		out, err := n.Try(t, "", "get", "fep", name, "-o", "jsonpath={.status.summary}")
-		if err == nil && out != summary {
-			err = fmt.Errorf("endpoint %s is %q, not %q", name, out, summary)
+		var ep v1alpha1.Endpoint
+		err := n.Client.Get(t.Context(), client.ObjectKey{Namespace: n.ns, Name: name}, &ep)
+		if got := ep.Status.Summary; err == nil && string(got) != summary {
+			err = fmt.Errorf("endpoint %s is %q, not %q", name, got, summary)
 		}
 		return err
 	})
@@ -188,7 +208,7 @@ func (n *tenant) endpointIs(t testing.TB, name, summary string, patience time.Du
 
 func uses(t testing.TB, n *tenant, token string) int32 {
 	t.Helper()
-	ept := get[v1alpha1.EnrollmentToken](t, n, "ept", token)
+	ept := get[v1alpha1.EnrollmentToken](t, n, token)
 	if ept.Status.Uses == nil {
 		return 0
 	}

@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/rest"
 	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
@@ -33,29 +34,19 @@ func scheme() *runtime.Scheme {
 // Client acts as one of Rollcall's service accounts, with the rights that are shipped. An empty name is the administrator.
 func (a *API) Client(t testing.TB, account string) client.Client {
 	t.Helper()
-	if account != "" {
-		return a.client(t, local.Namespace, account)
+	if account == "" {
+		return clientOf(t, a.Admin)
 	}
-	c, err := client.New(a.Admin, client.Options{Scheme: scheme()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return c
-}
-
-// PersonClient acts as somebody with a platform team's rights in a namespace.
-func (a *API) PersonClient(t testing.TB, namespace string) client.Client {
-	t.Helper()
-	return a.client(t, namespace, a.Person(t, namespace).Name)
-}
-
-func (a *API) client(t testing.TB, namespace, account string) client.Client {
-	t.Helper()
-	cfg, err := controlplane.ServiceAccountConfig(t.Context(), a.Admin, namespace, account)
+	cfg, err := controlplane.ServiceAccountConfig(t.Context(), a.Admin, local.Namespace, account)
 	if err != nil {
 		t.Fatal(err)
 	}
 	cfg.QPS = -1
+	return clientOf(t, cfg)
+}
+
+func clientOf(t testing.TB, cfg *rest.Config) client.Client {
+	t.Helper()
 	c, err := client.New(cfg, client.Options{Scheme: scheme()})
 	if err != nil {
 		t.Fatal(err)

@@ -161,7 +161,7 @@ func TestExpectContinue(t *testing.T) {
 }
 
 func TestDeadlines(t *testing.T) {
-	const short = 60 * time.Millisecond
+	const short = 600 * time.Millisecond // a handshake on a busy machine takes a while
 	config := Config{HandshakeTimeout: short, BodyTimeout: short, IdleTimeout: 3 * short, WriteTimeout: time.Second}
 	_, addr := start(t, config, echo)
 	for _, test := range []struct {
@@ -177,8 +177,8 @@ func TestDeadlines(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			c := dial(t, addr, clientTLS())
 			began := time.Now()
+			c := dial(t, addr, clientTLS())
 			_, _ = io.WriteString(c, test.request)
 			in := bufio.NewReader(c)
 			if test.want != "" {
@@ -195,7 +195,7 @@ func TestDeadlines(t *testing.T) {
 			if _, err := in.ReadByte(); err != io.EOF {
 				t.Errorf("the connection should end: %v", err)
 			}
-			if took := time.Since(began); took < test.after-short/2 || took > test.after+3*time.Second {
+			if took := time.Since(began); took < test.after || took > test.after+5*time.Second {
 				t.Errorf("it ended after %s, want about %s", took, test.after)
 			}
 		})
