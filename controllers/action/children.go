@@ -35,9 +35,6 @@ const (
 	nextSweep  = time.Second
 )
 
-// LabelParent of a child is the UID of the action that made it.
-const LabelParent = "rollcall.dev/parent"
-
 const maxName = 63
 
 // fanOut makes the children that are missing, one for each endpoint that the selector matches now. all tells whether they are there now; if so
@@ -93,7 +90,7 @@ func newChild(parent *v1alpha1.EndpointAction, name, endpoint string) *v1alpha1.
 	child := &v1alpha1.EndpointAction{
 		ObjectMeta: metav1.ObjectMeta{
 			Namespace: parent.Namespace, Name: name,
-			Labels: map[string]string{LabelParent: string(parent.UID)},
+			Labels: map[string]string{v1alpha1.LabelParent: string(parent.UID)},
 			OwnerReferences: []metav1.OwnerReference{{
 				APIVersion: v1alpha1.GroupVersion.String(), Kind: kind, Name: parent.Name, UID: parent.UID, Controller: ptr.To(true),
 			}},

@@ -401,7 +401,7 @@ func (w *world) writes(t *testing.T, name string) (byManager, byGateway int) {
 func (w *world) children(t *testing.T, parent string) (children []*v1alpha1.EndpointAction) {
 	t.Helper()
 	var list v1alpha1.EndpointActionList
-	if err := w.person.List(context.Background(), &list, client.InNamespace(w.name), client.MatchingLabels{LabelParent: string(w.get(t, parent).UID)}); err != nil {
+	if err := w.person.List(context.Background(), &list, client.InNamespace(w.name), client.MatchingLabels{v1alpha1.LabelParent: string(w.get(t, parent).UID)}); err != nil {
 		t.Fatal(err)
 	}
 	for i := range list.Items {

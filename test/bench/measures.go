@@ -26,12 +26,12 @@ const (
 	agents
 )
 
-// measures in the order in which they are taken. Those that connect agents with an epoch of their own come after the fleet that goes on with
-// the epochs of before.
+// measures in the order in which they are taken: agents enrol from the first on that does not mind. Those that connect agents with an epoch of
+// their own come after the fleet that goes on with the epochs of before.
 var measures = []measure{
 	{"stored", "the gateway's memory per Endpoint that it knows of", alone, (*bench).stored},
-	{"writes", "the API server's writes per endpoint and hour, an hour in a minute", little, (*bench).writes},
 	{"actions", "from a person's create to the agent", alone, (*bench).actions},
+	{"writes", "the API server's writes per endpoint and hour, an hour in a minute", little, (*bench).writes},
 	{"agent", "the agent's memory and size", little, (*bench).agent},
 	{"fleet", "kill -9 of the gateway under a fleet of sessions", agents, (*bench).fleet},
 	{"selector", "one action on many endpoints", agents, (*bench).selector},

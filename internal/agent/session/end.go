@@ -71,8 +71,13 @@ func (e End) degrades() bool {
 // wait is how long until the next attempt: full jitter up to a ceiling that each failure in a row doubles, but never below what the server
 // asked for. failures counts from 1, random is in [0,1), beside says that heartbeats go by HTTPS.
 func (t *Timing) wait(e End, failures int, beside bool, random float64) time.Duration {
-	if e.Unsupported() {
+	// Above the floor, not around it; and spread, or all that were given the same would come back as one.
+	floor := Jitter(t.AtLeast(e), 0.1, random) * 10 / 9
+	switch {
+	case e.Unsupported():
 		return Jitter(96*t.RefusedRetry, 0.1, random)
+	case e.hasTurn(): // it is given to another if nobody comes
+		return floor
 	}
 	limit := t.RetryMax
 	if beside {
@@ -82,8 +87,12 @@ func (t *Timing) wait(e End, failures int, beside bool, random float64) time.Dur
 	if shift := min(max(failures-1, 0), 30); t.RetryBase<<shift < limit && t.RetryBase<<shift > 0 {
 		ceiling = t.RetryBase << shift
 	}
-	// Above the floor, not around it; and spread, or all that were given the same would come back as one.
-	return max(time.Duration(random*float64(ceiling)), Jitter(t.AtLeast(e), 0.1, random)*10/9)
+	return max(time.Duration(random*float64(ceiling)), floor)
+}
+
+// hasTurn tells whether the server, in a storm, has said when it will take this agent.
+func (e End) hasTurn() bool {
+	return e.Kind == Refused && e.Problem != nil && e.Problem.RetryAfter > 0 && (e.Problem.Name == wire.Overloaded || e.Problem.Name == wire.Throttled)
 }
 
 // AtLeast is a floor of the backoff.

@@ -12,7 +12,9 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/clientcmd"
+	watchtools "k8s.io/client-go/tools/watch"
 )
 
 // Actions are those of the fleet, as its person sees them: with client-go, and a watch that remembers when it showed what.
@@ -46,7 +48,8 @@ func (s *System) Actions(ctx context.Context) (*Actions, error) {
 		cancel()
 		return nil, err
 	}
-	w, err := a.api.Watch(ctx, metav1.ListOptions{ResourceVersion: list.GetResourceVersion()})
+	// an API server under load ends a watch that it cannot keep up with
+	w, err := watchtools.NewRetryWatcherWithContext(ctx, list.GetResourceVersion(), &cache.ListWatch{WatchFuncWithContext: a.api.Watch})
 	if err != nil {
 		cancel()
 		return nil, err
