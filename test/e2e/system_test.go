@@ -199,7 +199,7 @@ func (n *tenant) endpointIs(t testing.TB, name, summary string, patience time.Du
 	harness.Eventually(t, patience, func() error {
 		var ep v1alpha1.Endpoint
 		err := n.Client.Get(t.Context(), client.ObjectKey{Namespace: n.ns, Name: name}, &ep)
-		if got := ep.Status.Summary; err == nil && string(got) != summary {
+		if got := ep.Status.Summary; err == nil && got != summary {
 			err = fmt.Errorf("endpoint %s is %q, not %q", name, got, summary)
 		}
 		return err
