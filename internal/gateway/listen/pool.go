@@ -37,9 +37,10 @@ type place[K comparable] struct {
 	evict  func()
 }
 
-// patience is how long a client may be silent before its place can go to a newcomer of the same address: some round trips, and what a busy
-// machine takes to notice that it has spoken. It also bounds what one address can make us compute: a full pool in this time.
-const patience = 100 * time.Millisecond
+// patience is how long a client may be silent before its place can go to a newcomer of the same address: some round trips by satellite, and what
+// a busy machine takes to notice that it has spoken. With less, agents that all come at once displace each other half done, and most come again.
+// It also bounds what one address can make us compute: a full pool in this time.
+const patience = time.Second
 
 // mostSilent is the place whose client has been silent for longest, and the oldest of those that are equal.
 func (h *holder[K]) mostSilent() (out *place[K], silence time.Duration) {
