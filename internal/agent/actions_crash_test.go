@@ -203,20 +203,8 @@ func TestDamagedRecord(t *testing.T) {
 		for _, cancel := range []bool{false, true} {
 			t.Run(name, func(t *testing.T) {
 				w := newWorld(t)
-				w.online()
-				w.gateway.Answer = func(fleettest.Update) *agentv1.Ack { return fleettest.Refusal(&wire.Problem{Name: wire.NotReady}) }
-				order, uid := w.action(terminate)
-				w.push(order)
-				w.live(time.Second)
-				w.gateway.Answer = nil
+				order, uid := w.damaged(terminate, c.damage)
 				file := filepath.Join(w.path, "actions", uid)
-				b, err := os.ReadFile(file)
-				if err != nil {
-					t.Fatal(err)
-				}
-				if err := os.WriteFile(file, c.damage(b), 0o600); err != nil {
-					t.Fatal(err)
-				}
 				w.crash()
 				w.online()
 				if s := w.Status(); len(s.Damaged) != 1 {
@@ -256,25 +244,31 @@ func TestDamagedRecord(t *testing.T) {
 	}
 }
 
+// damaged has an action done whose result nobody takes, and then damages its record in the journal.
+func (w *world) damaged(change func(*agentv1.Action), damage func([]byte) []byte) (order *agentv1.Envelope, uid string) {
+	w.t.Helper()
+	w.online()
+	w.gateway.Answer = func(fleettest.Update) *agentv1.Ack { return fleettest.Refusal(&wire.Problem{Name: wire.NotReady}) }
+	order, uid = w.action(change)
+	w.push(order)
+	w.live(time.Second)
+	w.gateway.Answer = nil
+	file := filepath.Join(w.path, "actions", uid)
+	b, err := os.ReadFile(file)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if err := os.WriteFile(file, damage(b), 0o600); err != nil {
+		w.t.Fatal(err)
+	}
+	return order, uid
+}
+
 // Killed while it takes up a damaged record: it does not look as if the action were merely interrupted, and could go on.
 func TestKilledAtADamagedRecord(t *testing.T) {
 	for n := 1; n <= 4; n++ {
 		w := newWorld(t)
-		w.online()
-		w.gateway.Answer = func(fleettest.Update) *agentv1.Ack { return fleettest.Refusal(&wire.Problem{Name: wire.NotReady}) }
-		order, uid := w.action(quarantine)
-		w.push(order)
-		w.live(time.Second)
-		file := filepath.Join(w.path, "actions", uid)
-		b, err := os.ReadFile(file)
-		if err != nil {
-			t.Fatal(err)
-		}
-		b[0] ^= 1
-		if err := os.WriteFile(file, b, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		w.gateway.Answer = nil
+		_, uid := w.damaged(quarantine, func(b []byte) []byte { b[0] ^= 1; return b })
 		w.killedAt(n, func() { w.crash(); w.online() })
 		w.crash()
 		w.online()

@@ -28,9 +28,21 @@ func long(ctx context.Context, r *run) error { return r.createArmed(ctx, r.termi
 
 // failing finds nothing to end.
 func failing(ctx context.Context, r *run) error {
+	return r.createArmed(ctx, r.ofNobody())
+}
+
+// ofNobody is the end of a program that nobody runs.
+func (r *run) ofNobody() v1alpha1.EndpointActionSpec {
 	spec := r.termination(5)
 	spec.TerminateProcess.Executable = v1alpha1.FilePath(filepath.Join(r.dir, "nobody"))
-	return r.createArmed(ctx, spec)
+	return spec
+}
+
+// brief has its end, reported or not, soon.
+func (r *run) brief() v1alpha1.EndpointActionSpec {
+	spec := r.termination(5)
+	spec.StartingDeadlineSeconds, spec.ActiveDeadlineSeconds = ptr.To[int32](soonSeconds), ptr.To[int32](1)
+	return spec
 }
 
 // impossible is nothing that the agent can do.
@@ -39,10 +51,22 @@ func impossible(ctx context.Context, r *run) error {
 }
 
 func (r *run) createArmed(ctx context.Context, spec v1alpha1.EndpointActionSpec) error {
+	return r.armed(ctx, func() error { return r.create(ctx, spec) })
+}
+
+func (r *run) cancelArmed(ctx context.Context) error {
+	return r.armed(ctx, func() error { return r.cancel(ctx) })
+}
+
+// timeArmed has time itself bring the program by.
+func (r *run) timeArmed(ctx context.Context) error { return r.armed(ctx, func() error { return nil }) }
+
+// armed arms the point, does what brings the program by it, and has it die.
+func (r *run) armed(ctx context.Context, do func() error) error {
 	if err := r.arm(); err != nil {
 		return err
 	}
-	if err := r.create(ctx, spec); err != nil {
+	if err := do(); err != nil {
 		return err
 	}
 	return r.sprung(ctx)
@@ -62,6 +86,17 @@ func lapsed(ctx context.Context, r *run) error {
 
 // heldBack has the action end while the program is held, and some time pass for what may have left to do harm. Then the program dies.
 func (r *run) heldBack(ctx context.Context, spec v1alpha1.EndpointActionSpec, end func() error) error {
+	if err := r.endsHeld(ctx, spec, end); err != nil {
+		return err
+	}
+	if err := pause(ctx, 2*answerWait); err != nil {
+		return err
+	}
+	return r.sprung(ctx)
+}
+
+// endsHeld has the action end while the program is held.
+func (r *run) endsHeld(ctx context.Context, spec v1alpha1.EndpointActionSpec, end func() error) error {
 	if err := r.arm(); err != nil {
 		return err
 	}
@@ -74,13 +109,7 @@ func (r *run) heldBack(ctx context.Context, spec v1alpha1.EndpointActionSpec, en
 	if err := end(); err != nil {
 		return err
 	}
-	if err := r.ends(ctx); err != nil {
-		return err
-	}
-	if err := pause(ctx, 2*answerWait); err != nil {
-		return err
-	}
-	return r.sprung(ctx)
+	return r.ends(ctx)
 }
 
 // suspended waits until its endpoint is active again.
@@ -96,59 +125,50 @@ func suspended(ctx context.Context, r *run) error {
 
 // takenBack is cancelled while its agent is away.
 func takenBack(ctx context.Context, r *run) error {
+	if err := r.away(ctx, r.termination(5)); err != nil {
+		return err
+	}
+	return r.cancelArmed(ctx)
+}
+
+// away has the action admitted while its agent is not there.
+func (r *run) away(ctx context.Context, spec v1alpha1.EndpointActionSpec) error {
 	r.machine.Kill()
-	if err := r.create(ctx, r.termination(5)); err != nil {
+	if err := r.create(ctx, spec); err != nil {
 		return err
 	}
-	if err := r.sees(ctx, "the action is admitted", patience, admitted); err != nil {
-		return err
-	}
-	if err := r.arm(); err != nil {
-		return err
-	}
-	if err := r.cancel(ctx); err != nil {
-		return err
-	}
-	return r.sprung(ctx)
+	return r.sees(ctx, "the action is admitted", patience, admitted)
 }
 
 func admitted(a *v1alpha1.EndpointAction) bool { return a.Status.Admission != nil }
 
 // expiring is not fetched in time.
 func expiring(ctx context.Context, r *run) error {
-	r.machine.Kill()
 	spec := r.termination(5)
 	spec.StartingDeadlineSeconds = ptr.To[int32](5)
-	if err := r.create(ctx, spec); err != nil {
-		return err
-	}
-	if err := r.sees(ctx, "the action is admitted", patience, admitted); err != nil {
+	if err := r.away(ctx, spec); err != nil {
 		return err
 	}
 	if err := pause(ctx, time.Until(r.action.Status.Admission.StartingDeadline.Add(-time.Second))); err != nil {
 		return err
 	}
-	if err := r.arm(); err != nil {
-		return err
-	}
-	return r.sprung(ctx)
+	return r.timeArmed(ctx)
 }
 
 // stoppedMidway is cancelled while it runs.
 func stoppedMidway(ctx context.Context, r *run) error {
+	if err := r.underWay(ctx); err != nil {
+		return err
+	}
+	return r.cancelArmed(ctx)
+}
+
+// underWay has an action run that takes its time.
+func (r *run) underWay(ctx context.Context) error {
 	if err := r.create(ctx, r.termination(30)); err != nil {
 		return err
 	}
-	if err := r.sees(ctx, "the action runs", patience, running); err != nil {
-		return err
-	}
-	if err := r.arm(); err != nil {
-		return err
-	}
-	if err := r.cancel(ctx); err != nil {
-		return err
-	}
-	return r.sprung(ctx)
+	return r.sees(ctx, "the action runs", patience, running)
 }
 
 func running(a *v1alpha1.EndpointAction) bool { return a.Status.Phase == v1alpha1.ActionRunning }
@@ -156,6 +176,22 @@ func running(a *v1alpha1.EndpointAction) bool { return a.Status.Phase == v1alpha
 // lost has the agent die when it has got the action and nothing of it is on its disk.
 func (r *run) lost(ctx context.Context, spec v1alpha1.EndpointActionSpec) error {
 	return r.agentDies(ctx, faults.Point(faults.WhenBefore, "RECEIVED"), spec)
+}
+
+// silent has the agent die when it has the action, and has told nobody.
+func (r *run) silent(ctx context.Context) error {
+	if err := r.agentDies(ctx, faults.Point(faults.WhenAfter, "RECEIVED"), r.brief()); err != nil {
+		return err
+	}
+	return r.sees(ctx, "the action is sent", patience, sent)
+}
+
+// silentUntilDue is silent until just before anybody must have reported.
+func (r *run) silentUntilDue(ctx context.Context) error {
+	if err := r.silent(ctx); err != nil {
+		return err
+	}
+	return pause(ctx, time.Until(r.action.Status.Admission.ReportDeadline.Add(-time.Second)))
 }
 
 // agentDies has the agent die at a point.
@@ -213,9 +249,7 @@ func sent(a *v1alpha1.EndpointAction) bool { return a.Status.Delivery != nil }
 
 // tooLate reaches its agent when it must not begin any more.
 func tooLate(ctx context.Context, r *run) error {
-	spec := r.termination(5)
-	spec.StartingDeadlineSeconds, spec.ActiveDeadlineSeconds = ptr.To[int32](soonSeconds), ptr.To[int32](1)
-	if err := r.lost(ctx, spec); err != nil {
+	if err := r.lost(ctx, r.brief()); err != nil {
 		return err
 	}
 	if err := r.sees(ctx, "the action is sent", patience, sent); err != nil {
@@ -229,16 +263,10 @@ func tooLate(ctx context.Context, r *run) error {
 
 // unheard is reported by nobody in time.
 func unheard(ctx context.Context, r *run) error {
-	if err := r.silent(ctx); err != nil {
+	if err := r.silentUntilDue(ctx); err != nil {
 		return err
 	}
-	if err := pause(ctx, time.Until(r.action.Status.Admission.ReportDeadline.Add(-time.Second))); err != nil {
-		return err
-	}
-	if err := r.arm(); err != nil {
-		return err
-	}
-	if err := r.sprung(ctx); err != nil {
+	if err := r.timeArmed(ctx); err != nil {
 		return err
 	}
 	return r.ends(ctx) // before the agent is there again
@@ -246,10 +274,7 @@ func unheard(ctx context.Context, r *run) error {
 
 // overtakenByResult is reported when the manager is about to write that nobody did.
 func overtakenByResult(ctx context.Context, r *run) error {
-	if err := r.silent(ctx); err != nil {
-		return err
-	}
-	if err := pause(ctx, time.Until(r.action.Status.Admission.ReportDeadline.Add(-time.Second))); err != nil {
+	if err := r.silentUntilDue(ctx); err != nil {
 		return err
 	}
 	if err := r.arm(); err != nil {
@@ -269,18 +294,7 @@ func overtakenByResult(ctx context.Context, r *run) error {
 
 // overtakenByTime has ended when the gateway is about to write the result.
 func overtakenByTime(ctx context.Context, r *run) error {
-	spec := r.termination(5)
-	spec.StartingDeadlineSeconds, spec.ActiveDeadlineSeconds = ptr.To[int32](soonSeconds), ptr.To[int32](1)
-	if err := r.arm(); err != nil {
-		return err
-	}
-	if err := r.create(ctx, spec); err != nil {
-		return err
-	}
-	if err := r.reached(ctx, r.at, patience); err != nil {
-		return err
-	}
-	if err := r.ends(ctx); err != nil {
+	if err := r.endsHeld(ctx, r.brief(), func() error { return nil }); err != nil {
 		return err
 	}
 	return r.sprung(ctx)
@@ -297,16 +311,6 @@ func reportedLate(ctx context.Context, r *run) error {
 	return r.comesBack(ctx)
 }
 
-// silent has the agent die when it has the action, and has told nobody.
-func (r *run) silent(ctx context.Context) error {
-	spec := r.termination(5)
-	spec.StartingDeadlineSeconds, spec.ActiveDeadlineSeconds = ptr.To[int32](soonSeconds), ptr.To[int32](1)
-	if err := r.agentDies(ctx, faults.Point(faults.WhenAfter, "RECEIVED"), spec); err != nil {
-		return err
-	}
-	return r.sees(ctx, "the action is sent", patience, sent)
-}
-
 // interrupted is one in the middle of which the agent dies.
 func interrupted(ctx context.Context, r *run) error {
 	if err := r.agentDies(ctx, faults.Point(faults.WhenAfter, "signal"), r.termination(5)); err != nil {
@@ -317,10 +321,7 @@ func interrupted(ctx context.Context, r *run) error {
 
 // forgotten is one that runs, and that its agent does not know any more.
 func forgotten(ctx context.Context, r *run) error {
-	if err := r.create(ctx, r.termination(30)); err != nil {
-		return err
-	}
-	if err := r.sees(ctx, "the action runs", patience, running); err != nil {
+	if err := r.underWay(ctx); err != nil {
 		return err
 	}
 	r.machine.Kill()
@@ -342,10 +343,7 @@ func told(ctx context.Context, r *run) error {
 	if err != nil {
 		return err
 	}
-	if err := r.arm(); err != nil {
-		return err
-	}
-	return r.sprung(ctx)
+	return r.timeArmed(ctx)
 }
 
 // outlived is deleted when it has ended.
@@ -388,9 +386,7 @@ func manyOnce(ctx context.Context, r *run) error { return r.createArmed(ctx, r.m
 
 // manyFailing finds nothing to end on any.
 func manyFailing(ctx context.Context, r *run) error {
-	spec := r.many(r.termination(5))
-	spec.TerminateProcess.Executable = v1alpha1.FilePath(filepath.Join(r.dir, "nobody"))
-	return r.createArmed(ctx, spec)
+	return r.createArmed(ctx, r.many(r.ofNobody()))
 }
 
 // manyStopped is cancelled while the first is at it.

@@ -140,11 +140,7 @@ func (r *Rogue) secrets(ctx context.Context, a Ask) (done []Attempt, _ error) {
 
 // objects does to our kinds what only people and the manager do.
 func (r *Rogue) objects(ctx context.Context, a Ask) (done []Attempt, err error) {
-	ep, err := r.endpoint(ctx, a.Namespace, a.Endpoint)
-	if err != nil {
-		return nil, err
-	}
-	act, err := r.action(ctx, a.Namespace, a.Action)
+	ep, act, err := r.both(ctx, a)
 	if err != nil {
 		return nil, err
 	}
