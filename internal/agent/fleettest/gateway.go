@@ -304,13 +304,23 @@ func (g *Gateway) certify(key *ecdsa.PublicKey, id string) *x509.Certificate {
 	return g.Fleet.Certify(key, id, now.Add(-5*time.Minute), now.Add(g.Lifetime))
 }
 
+// givenUp is how long a request that nobody waits for may last.
+const givenUp = 10 * time.Second
+
 func (g *Gateway) heartbeat(r *http.Request) (wire.Message, *wire.Problem) {
 	m := &agentv1.Heartbeat{}
 	if p := g.decode(r, m); p != nil {
 		return nil, p
 	}
 	if newest := g.numbers[m.GetAgent().GetInstanceId()]; m.GetAgent().GetSessionNumber() < newest {
-		g.t.Errorf("a heartbeat over HTTPS after session %d, of which %d had come: it is late", m.GetAgent().GetSessionNumber(), newest)
+		g.mu.Unlock()
+		defer g.mu.Lock()
+		select {
+		case <-r.Context().Done(): // given up when the websocket opened, and overtaken by it
+		case <-time.After(givenUp):
+			g.t.Errorf("a heartbeat over HTTPS after session %d, of which %d had come: it is late", m.GetAgent().GetSessionNumber(), newest)
+		}
+		return nil, &wire.Problem{Name: wire.SessionReplaced}
 	}
 	reply, p := g.answer(m, r.TLS, "HTTPS")
 	if p != nil {
