@@ -116,8 +116,8 @@ func (w *world) actionFleet(ctx context.Context) (*prompt.Agent, *local.Process,
 	return agent, others, w.Quiet(ctx, 3*time.Second)
 }
 
-// ways are the times from a create until the agent had it, and until a watch showed the object, of the same actions.
-type ways struct{ agent, watch []time.Duration }
+// ways are the times from a create until the agent had it, and until a watch showed the object: created, admitted and sent, of the same actions.
+type ways struct{ agent, watch, admitted, sent []time.Duration }
 
 func latencies(ctx context.Context, a *rig.Actions, agent *prompt.Agent, name, endpoint string) (t ways, err error) {
 	for i := range samples {
@@ -132,7 +132,8 @@ func latencies(ctx context.Context, a *rig.Actions, agent *prompt.Agent, name, e
 			if !here || !seen {
 				return fmt.Errorf("%s-%d did not arrive", name, i)
 			}
-			t.agent, t.watch = append(t.agent, had.Sub(began)), append(t.watch, shown.Sub(began))
+			t.agent, t.watch = append(t.agent, had.Sub(began)), append(t.watch, shown.Created.Sub(began))
+			t.admitted, t.sent = append(t.admitted, shown.Admitted.Sub(began)), append(t.sent, shown.Sent.Sub(began))
 			return nil
 		})
 		if err != nil {
@@ -142,8 +143,9 @@ func latencies(ctx context.Context, a *rig.Actions, agent *prompt.Agent, name, e
 			return t, err
 		}
 	}
-	slices.Sort(t.agent)
-	slices.Sort(t.watch)
+	for _, all := range [][]time.Duration{t.agent, t.watch, t.admitted, t.sent} {
+		slices.Sort(all)
+	}
 	return t, nil
 }
 
@@ -152,8 +154,14 @@ func (t ways) row(key, name string) table.Row {
 	ratio := float64(agent) / float64(watch)
 	return table.Row{
 		Key: key, Name: name, Value: inMilliseconds(agent), Beside: inMilliseconds(watch) + " (watch)", Ratio: ratio, Goal: table.AtMost(ratio, 3, "×"),
-		Notes: []string{fmt.Sprintf("p50 %s, beside it %s", inMilliseconds(stats.Quantile(t.agent, 0.5)), inMilliseconds(stats.Quantile(t.watch, 0.5)))},
+		Notes: []string{"p50 of " + t.legs(0.5), "p99 of " + t.legs(0.99)},
 	}
+}
+
+// legs are the stations on the way.
+func (t ways) legs(q float64) string {
+	at := func(all []time.Duration) string { return inMilliseconds(stats.Quantile(all, q)) }
+	return fmt.Sprintf("create until a watch shows it: %s, admitted %s, sent %s; until the agent has it: %s", at(t.watch), at(t.admitted), at(t.sent), at(t.agent))
 }
 
 func inMilliseconds(d time.Duration) string { return fmt.Sprintf("%.1f ms", d.Seconds()*1000) }

@@ -69,8 +69,8 @@ type Config struct {
 }
 
 const (
-	// maxWorkers is how many agents are worked for at once.
-	maxWorkers = 64
+	// maxWorkers is how many agents are worked for at once: more of them only make each other, and the API server's other clients, wait.
+	maxWorkers = 16
 	// maxWaiting bounds the results that wait for a worker, in bytes of all agents together.
 	maxWaiting = 64 << 20
 	// sweep is how often it is looked whose time has come.

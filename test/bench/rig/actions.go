@@ -8,25 +8,31 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/clientcmd"
 	watchtools "k8s.io/client-go/tools/watch"
+
+	"github.com/rollcall-dev/rollcall/api/v1alpha1"
 )
+
+var actionResource = v1alpha1.GroupVersion.WithResource("endpointactions")
 
 // Actions are those of the fleet, as its person sees them: with client-go, and a watch that remembers when it showed what.
 type Actions struct {
 	api dynamic.ResourceInterface
 
 	mu    sync.Mutex
-	shown map[string]time.Time // when an action was first shown, by UID
-	ended map[string]string    // the phase of those that have ended, by name
+	shown map[string]Shown  // by UID
+	ended map[string]string // the phase of those that have ended, by name
 	stop  context.CancelFunc
 	done  sync.WaitGroup
 }
+
+// Shown is when a watch has shown an action: as it was created, as the manager admitted it, and as a gateway sent it.
+type Shown struct{ Created, Admitted, Sent time.Time }
 
 // Actions begins to watch.
 func (s *System) Actions(ctx context.Context) (*Actions, error) {
@@ -40,8 +46,8 @@ func (s *System) Actions(ctx context.Context) (*Actions, error) {
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	a := &Actions{
-		api:   c.Resource(schema.GroupVersionResource{Group: "rollcall.dev", Version: "v1alpha1", Resource: "endpointactions"}).Namespace(Tenant),
-		shown: map[string]time.Time{}, ended: map[string]string{}, stop: cancel,
+		api:   c.Resource(actionResource).Namespace(Tenant),
+		shown: map[string]Shown{}, ended: map[string]string{}, stop: cancel,
 	}
 	list, err := a.api.List(ctx, metav1.ListOptions{Limit: 1})
 	if err != nil {
@@ -75,14 +81,25 @@ func (a *Actions) follow(w watch.Interface) {
 			continue
 		}
 		a.mu.Lock()
-		if e.Type == watch.Added {
-			a.shown[string(o.GetUID())] = at
-		}
+		a.shown[string(o.GetUID())] = a.shown[string(o.GetUID())].at(o, at)
 		if finish, _, _ := unstructured.NestedString(o.Object, "status", "finishTime"); finish != "" {
 			a.ended[o.GetName()], _, _ = unstructured.NestedString(o.Object, "status", "phase")
 		}
 		a.mu.Unlock()
 	}
+}
+
+// at is what has been shown once o was at a moment.
+func (s Shown) at(o *unstructured.Unstructured, at time.Time) Shown {
+	for _, first := range []struct {
+		of     *time.Time
+		fields []string
+	}{{&s.Created, []string{"spec"}}, {&s.Admitted, []string{"status", "admission"}}, {&s.Sent, []string{"status", "delivery"}}} {
+		if _, here, _ := unstructured.NestedMap(o.Object, first.fields...); here && first.of.IsZero() {
+			*first.of = at
+		}
+	}
+	return s
 }
 
 // Create creates a PerformHeartbeat with a spec beside, and returns its UID.
@@ -100,12 +117,12 @@ func (a *Actions) Create(ctx context.Context, name string, target map[string]any
 	return string(o.GetUID()), nil
 }
 
-// Shown is when the watch has shown an action.
-func (a *Actions) Shown(uid string) (time.Time, bool) {
+// Shown is when the watch has shown an action. It tells whether that was so in each state.
+func (a *Actions) Shown(uid string) (Shown, bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	at, ok := a.shown[uid]
-	return at, ok
+	s := a.shown[uid]
+	return s, !s.Sent.IsZero()
 }
 
 // Ended waits until an action has ended well.
