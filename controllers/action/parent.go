@@ -19,6 +19,7 @@ import (
 
 	"github.com/rollcall-dev/rollcall/api/v1alpha1"
 	decide "github.com/rollcall-dev/rollcall/internal/action"
+	"github.com/rollcall-dev/rollcall/internal/faults"
 )
 
 // waitQuietly is how long a child waits for its turn before it says so.
@@ -37,6 +38,9 @@ func (r *reconciler) lead(ctx context.Context, a *v1alpha1.EndpointAction, now t
 		next = now.Add(nextSweep)
 	}
 	if a.Status.Children == nil && !a.Spec.Cancel {
+		if begins, err := r.begins(ctx, a, children); err != nil || !begins {
+			return next, err
+		}
 		var all bool
 		if children, all, err = r.fanOut(ctx, a, children); err != nil {
 			if ctx.Err() != nil { // this process ends: another goes on
@@ -63,6 +67,24 @@ func (r *reconciler) lead(ctx context.Context, a *v1alpha1.EndpointAction, now t
 		return time.Time{}, err
 	}
 	return sooner(next, decide.Due(a, now)), nil
+}
+
+// begins tells whether children may be made of an action now: the cache may not know yet that it was cancelled, deleted, or begun by another
+// manager, and it may be too late. If it is, that is written.
+func (r *reconciler) begins(ctx context.Context, a *v1alpha1.EndpointAction, children []*v1alpha1.EndpointAction) (bool, error) {
+	faults.Before("begin", a.Name)
+	live := &v1alpha1.EndpointAction{}
+	if err := r.live.Get(ctx, client.ObjectKeyFromObject(a), live); err != nil {
+		return false, client.IgnoreNotFound(err)
+	}
+	if live.UID != a.UID || live.ResourceVersion != a.ResourceVersion {
+		return false, nil // the cache will show it
+	}
+	status, row, err := decide.NextParent(a, decide.ParentLook{Now: r.Now(), Children: children})
+	if err != nil || row == decide.None {
+		return err == nil, err
+	}
+	return false, r.write(ctx, a, status, row, nil)
 }
 
 // doubtful tells whether the result of some child is not what its agent has signed, and the child does not say so yet: it has to, before an end

@@ -221,10 +221,15 @@ func TestAnOldActionIsNeverAdmitted(t *testing.T) {
 	w := begin(t)
 	w.endpoint(t, "laptop")
 	w.ask(t, "old", v1alpha1.PerformHeartbeat, "laptop")
+	w.askAll(t, "old-of-all", 1)
 	w.ahead.Store(int64(2 * time.Hour))
 	w.run(t, orderKey("a"))
 	if a := w.is(t, "old", v1alpha1.ActionExpired, decide.ReasonDeadlineExceeded); a.Status.Admission != nil {
 		t.Error("it was admitted")
+	}
+	w.is(t, "old-of-all", v1alpha1.ActionExpired, decide.ReasonDeadlineExceeded)
+	if children := w.children(t, "old-of-all"); len(children) > 0 {
+		t.Errorf("it has %d children", len(children))
 	}
 }
 

@@ -30,7 +30,7 @@ type ParentLook struct {
 	Matched  int
 }
 
-// NextParent is the status of an action with a selector: rows P1 to P6. released is raised in it before a child that it lets in is admitted.
+// NextParent is the status of an action with a selector: rows P1 to P7. released is raised in it before a child that it lets in is admitted.
 func NextParent(a *v1alpha1.EndpointAction, l ParentLook) (status *v1alpha1.EndpointActionStatus, row Arrow, err error) {
 	s := begin(a)
 	switch {
@@ -47,7 +47,8 @@ func NextParent(a *v1alpha1.EndpointAction, l ParentLook) (status *v1alpha1.Endp
 	return s.to, s.observed(row), nil
 }
 
-// fanOut decides until all children exist. None of them is admitted before.
+// fanOut decides until all children exist. None of them is admitted before. One that has begun to make them goes on, however long that takes: each
+// has its own deadline.
 func (s *step) fanOut(l ParentLook) Arrow {
 	switch {
 	case s.Spec.Cancel:
@@ -55,6 +56,9 @@ func (s *step) fanOut(l ParentLook) Arrow {
 			return s.endParent(l.Now, c)
 		}
 		return s.drain(l.Now, ReasonCancelRequested)
+	case len(l.Children) == 0 && !l.Now.Before(startingDeadline(s.EndpointAction, l.Now)):
+		s.end(l.Now, v1alpha1.ActionExpired, ReasonDeadlineExceeded, "its starting deadline had passed before it began: no endpoint was asked")
+		return "P7"
 	case !l.All:
 		return None
 	case l.Matched == 0:

@@ -99,6 +99,23 @@ func TestNobodyMatches(t *testing.T) {
 	}
 }
 
+// TestTooLateToBegin is row P7. Who has begun goes on.
+func TestTooLateToBegin(t *testing.T) {
+	p := newParent()
+	p.Spec.StartingDeadlineSeconds = ptr.To[int32](60)
+	lookedAfter(t, p, ParentLook{Now: noon.Add(59 * time.Second)}, None)
+	late := lookedAfter(t, p, ParentLook{Now: noon.Add(time.Minute)}, "P7")
+	if late.Status.Phase != v1alpha1.ActionExpired || reasonFor(&late.Status) != ReasonDeadlineExceeded || late.Status.Children != nil ||
+		late.Status.Message != "its starting deadline had passed before it began: no endpoint was asked" {
+		t.Errorf("%s, %s: %s", late.Status.Phase, reasonFor(&late.Status), late.Status.Message)
+	}
+	children := brood(p, 2)
+	lookedAfter(t, p, ParentLook{Now: noon.Add(time.Hour), Children: children[:1], Matched: 2}, None)
+	lookedAfter(t, p, lookAfter(children, time.Hour), "P1")
+	p.Spec.Cancel = true
+	lookedAfter(t, p, ParentLook{Now: noon.Add(time.Hour)}, "P6")
+}
+
 // TestChildrenFail is row P5.
 func TestChildrenFail(t *testing.T) {
 	p := newParent()

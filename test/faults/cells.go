@@ -108,6 +108,7 @@ func ofManager() (all []cell) {
 		around(manager, "P4", "all children succeeded", manyOnce, ends(succeeded)),
 		around(manager, "P5", "some children failed", manyFailing, ends(failed)),
 		around(manager, "P6", "all children ended after a cancel", manyStopped, ends(cancelled), withStubborn),
+		around(manager, "P7", "it is too late to begin", overdue, ends(expired)),
 	} {
 		all = append(all, group...)
 	}

@@ -59,8 +59,12 @@ func (e *evidence) judge() (wrong []string) {
 		if !ended(e.action) {
 			say("the action with the selector has not ended: %s", e.action.Status.Message)
 		}
-		if len(e.children) != e.most {
-			say("there are %d children of %d endpoints", len(e.children), e.most)
+		children := e.most
+		if e.action.Status.Phase == v1alpha1.ActionExpired { // it has not begun
+			children = 0
+		}
+		if len(e.children) != children {
+			say("there are %d children, and not %d", len(e.children), children)
 		}
 	}
 	if e.terms < done {

@@ -63,7 +63,7 @@ func TestJudge(t *testing.T) {
 		"1 say that it was done, and it was done 0 times":     func(e *evidence) { e.terms, e.records[0].StartedAt = 0, nil },
 		"its result does not verify":                          condition(v1alpha1.ConditionResultVerified, metav1.ConditionFalse, "BadProof"),
 		"it was reported before it was sent":                  condition(v1alpha1.ConditionComplete, metav1.ConditionTrue, "RestoredDone"),
-		"there are 2 children of 3 endpoints":                 func(e *evidence) { *e = *ofMany(); e.most = 3 },
+		"there are 2 children, and not 3":                     func(e *evidence) { *e = *ofMany(); e.most = 3 },
 		"the action with the selector has not ended":          func(e *evidence) { *e = *ofMany(); e.action.Status.FinishTime = nil },
 		"it is said to be Unsupported, and was begun":         func(e *evidence) { *e = *ofMany(); e.children[1].Status.Phase = unsupported },
 		"2 say that it was done, and it was done 1 times":     func(e *evidence) { *e = *ofMany(); e.terms = 1 },

@@ -412,3 +412,30 @@ func manyStopped(ctx context.Context, r *run) error {
 	}
 	return r.sprung(ctx)
 }
+
+// overdue is on many, and past its starting deadline before the manager has made the first child.
+func overdue(ctx context.Context, r *run) error {
+	if err := r.arm(); err != nil { // it has the turn; the point is named later
+		return err
+	}
+	o := faults.Order{Point: faults.Point(faults.WhenBefore, "begin"), Of: r.name, Hold: true}
+	if err := faults.Arm(r.managerFault, o); err != nil {
+		return err
+	}
+	spec := r.many(r.termination(5))
+	const soonest = 5 // seconds
+	spec.StartingDeadlineSeconds = ptr.To[int32](soonest)
+	if err := r.create(ctx, spec); err != nil {
+		return err
+	}
+	if err := r.reached(ctx, manager, patience); err != nil {
+		return err
+	}
+	if err := pause(ctx, time.Until(r.action.CreationTimestamp.Add((soonest+1)*time.Second))); err != nil {
+		return err
+	}
+	if err := faults.Arm(r.managerFault, faults.Order{Point: r.point, Of: r.name}); err != nil {
+		return err
+	}
+	return r.sprung(ctx)
+}

@@ -114,6 +114,11 @@ func (m *manager) lead(w *world, key string, a *v1alpha1.EndpointAction) {
 	matched := m.endpoints.see(w.etcd).keys("endpoints/")
 	l := action.ParentLook{Now: w.now, Children: children, All: true, Matched: len(matched)}
 	if a.Status.Children == nil && !a.Spec.Cancel {
+		status, row, err := action.NextParent(a, action.ParentLook{Now: w.now, Children: children})
+		if err != nil || row != action.None {
+			m.decided(w, &write{key, a, status, row, err})
+			return
+		}
 		for _, at := range matched {
 			l.All = m.makeChild(w, a, strings.TrimPrefix(at, "endpoints/")) && l.All
 		}

@@ -25,7 +25,7 @@ var (
 // rows are those of docs/actions.md.
 var rows = []string{
 	"1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12", "12a", "13", "14", "15", "16", "17", "18", "19", "19a", "20", "21", "22", "23",
-	"24", "25", "26", "27", "P1", "P2", "P3", "P4", "P5", "P6",
+	"24", "25", "26", "27", "P1", "P2", "P3", "P4", "P5", "P6", "P7",
 }
 
 // TestModel runs many worlds, and demands that they have taken every row of the table.
