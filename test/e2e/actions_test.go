@@ -297,7 +297,7 @@ func TestActionsOnTwoGateways(t *testing.T) {
 // TestEndsOfActions: what cannot be done ends, or waits, with the right word.
 func TestEndsOfActions(t *testing.T) {
 	t.Parallel()
-	s := startSystem(t, steadyManager, sessionGateway)
+	s := calmSystem(t)
 	n := s.tenant(t, "laptops", "again")
 	text := n.tokenText(t, "laptops", "{expiresAfterHours: 0}")
 	n.Apply(t, actionPolicy)
@@ -376,7 +376,7 @@ func TestEndsOfActions(t *testing.T) {
 // TestActionOnMany: a selector is a snapshot of who matches, so many at a time, and tells how it went.
 func TestActionOnMany(t *testing.T) {
 	t.Parallel()
-	s := startSystem(t, steadyManager, sessionGateway)
+	s := calmSystem(t)
 	n := s.tenant(t, "fleet")
 	n.Apply(t, actionPolicy)
 	startFleetsim(t, s, "fleet", fleetToken(t, n), 30, "--websocket")

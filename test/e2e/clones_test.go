@@ -18,7 +18,7 @@ import (
 // TestClones: what people do to machines' disks, each told apart, with orders held until a person decides.
 func TestClones(t *testing.T) {
 	t.Parallel()
-	s := startSystem(t, steadyManager, sessionGateway)
+	s := calmSystem(t)
 	n := s.tenant(t, "laptops", "again")
 	text := n.tokenText(t, "laptops", "{expiresAfterHours: 0}")
 	n.Apply(t, sessionPolicy)

@@ -40,7 +40,7 @@ const withinHeartbeat = 12 * time.Second
 // TestSession takes the websocket of a real agent through what networks and people do to it. The endpoint is online through all of it.
 func TestSession(t *testing.T) {
 	t.Parallel()
-	s := startSystem(t, steadyManager, sessionGateway)
+	s := calmSystem(t)
 	n := s.tenant(t, "laptops")
 	text := n.tokenText(t, "laptops", "{expiresAfterHours: 0}")
 	n.Apply(t, sessionPolicy)
@@ -105,7 +105,7 @@ func TestSession(t *testing.T) {
 // TestOldAgent: an agent from before the websocket is refused it, in the same words everywhere, and served by heartbeat.
 func TestOldAgent(t *testing.T) {
 	t.Parallel()
-	s := startSystem(t, steadyManager, sessionGateway)
+	s := calmSystem(t)
 	n := s.tenant(t, "laptops")
 	n.Apply(t, sessionPolicy)
 	a := s.startProgram(t, harness.OldAgent, "old", n.tokenText(t, "laptops", "{expiresAfterHours: 0}"), sessionAgent...)

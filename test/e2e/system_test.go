@@ -5,8 +5,10 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -41,42 +43,101 @@ var scaledGateway = []string{
 // startSystem starts one for t and stops it afterwards.
 func startSystem(t testing.TB, managerArgs, gatewayArgs []string) *system {
 	t.Helper()
-	dir := t.TempDir()
-	api, err := harness.Start(t.Context(), filepath.Join(dir, "cluster"))
+	s, err := newSystem(t.Context(), t.TempDir(), harness.Bin(t), managerArgs, gatewayArgs)
+	t.Cleanup(func() {
+		s.logLastWords(t)
+		if err := s.stop(); err != nil {
+			t.Error(err)
+		}
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = api.ControlPlane.Stop() })
-	s := &system{api: api, System: local.System{
-		Admin: api.Admin, Bin: harness.Bin(t), Dir: filepath.Join(dir, "system"), LogDir: filepath.Join(dir, "log"), GatewayAddress: freeAddress(t),
-		ManagerArgs: append(append([]string{}, scaledManager...), managerArgs...),
-		GatewayArgs: append(append([]string{}, scaledGateway...), gatewayArgs...),
-	}}
-	t.Cleanup(func() { nobodyElseWrote(t, s) })
-	s.startManager(t)
-	s.startGateway(t)
-	t.Cleanup(func() {
-		s.gateway.Stop(5 * time.Second)
-		s.manager.Stop(5 * time.Second)
-		if t.Failed() {
-			t.Logf("manager's last words:\n%s", local.Tail(s.manager.Log, 30))
-			t.Logf("gateway's last words:\n%s", local.Tail(s.gateway.Log, 30))
-		}
-	})
 	return s
 }
 
-// nobodyElseWrote asks the audit log of the whole run: each write to our kinds was by whom it is for.
-func nobodyElseWrote(t testing.TB, s *system) {
+// calm is the system of the tests that break none: it has the agents of all of them, in a namespace for each test, until the last has ended.
+var calm struct {
+	sync.Once
+	*system
+	dir string
+	err error
+}
+
+func calmSystem(t testing.TB) *system {
 	t.Helper()
-	writes, violations, err := audit.Judge(s.api.AuditLog)
+	bin := harness.Bin(t)
+	calm.Do(func() {
+		if calm.dir, calm.err = os.MkdirTemp("", "rollcall-e2e-"); calm.err == nil {
+			calm.system, calm.err = newSystem(context.Background(), calm.dir, bin, steadyManager, sessionGateway)
+		}
+	})
+	if calm.err != nil {
+		t.Fatal(calm.err)
+	}
+	t.Cleanup(func() { calm.logLastWords(t) })
+	return calm.system
+}
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if err := calm.stop(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	_ = os.RemoveAll(calm.dir)
+	os.Exit(code)
+}
+
+// newSystem starts one with its state in dir. Without an error or with one, it is to be stopped.
+func newSystem(ctx context.Context, dir, bin string, managerArgs, gatewayArgs []string) (*system, error) {
+	address, err := local.FreeAddress()
 	if err != nil {
-		t.Error(err)
+		return nil, err
 	}
-	for _, v := range violations {
-		t.Errorf("audit: %s", v)
+	api, err := harness.Start(ctx, filepath.Join(dir, "cluster"))
+	if err != nil {
+		return nil, err
 	}
-	t.Logf("audit: writes to our kinds: %v", writes)
+	s := &system{api: api, System: local.System{
+		Admin: api.Admin, Bin: bin, Dir: filepath.Join(dir, "system"), LogDir: filepath.Join(dir, "log"), GatewayAddress: address,
+		ManagerArgs: append(append([]string{}, scaledManager...), managerArgs...),
+		GatewayArgs: append(append([]string{}, scaledGateway...), gatewayArgs...),
+	}}
+	if s.manager, err = s.StartManager(ctx); err != nil {
+		return s, err
+	}
+	s.gateway, err = s.StartGateway(ctx)
+	return s, err
+}
+
+// stop ends a system. Its error says who has written what is not his to write, by the audit log of the whole run.
+func (s *system) stop() error {
+	if s == nil {
+		return nil
+	}
+	for _, p := range []*local.Process{s.gateway, s.manager} {
+		if p != nil {
+			p.Stop(5 * time.Second)
+		}
+	}
+	_, violations, err := audit.Judge(s.api.AuditLog)
+	_ = s.api.ControlPlane.Stop() // the run's verdict is made
+	if err == nil && len(violations) > 0 {
+		err = fmt.Errorf("audit: %v", violations)
+	}
+	return err
+}
+
+func (s *system) logLastWords(t testing.TB) {
+	if s == nil || !t.Failed() {
+		return
+	}
+	for _, p := range []*local.Process{s.manager, s.gateway} {
+		if p != nil {
+			t.Logf("the %s's last words:\n%s", p.Name, local.Tail(p.Log, 30))
+		}
+	}
 }
 
 func (s *system) startManager(t testing.TB) {

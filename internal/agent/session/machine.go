@@ -274,9 +274,11 @@ func (m *Machine) Postpone(to time.Duration) { m.due = to }
 func (m *Machine) Hurry(now time.Duration) { m.due = min(m.due, now) }
 
 // Reachable says that HTTPS has worked. If the server could not be reached before, a session is soon tried: within four times the first
-// backoff, so that a fleet that lost its server does not come back as one.
+// backoff, so that a fleet that lost its server does not come back as one; and the backoff after it is that of a server that is there: where a
+// crowd comes back, most are turned away some more times.
 func (m *Machine) Reachable(now time.Duration, random float64) {
 	if m.phase == Down && m.end != nil && m.end.Kind == Unreachable {
+		m.failures = min(m.failures, failuresToDegrade)
 		m.due = min(m.due, now+time.Duration(random*float64(4*m.Timing.RetryBase)))
 	}
 }

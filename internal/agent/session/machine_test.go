@@ -298,6 +298,17 @@ func TestReachable(t *testing.T) {
 			t.Errorf("kind %d: the next attempt is in %s, want in %s", kind, m.due-start, want-start)
 		}
 	}
+	m := wanted()
+	for range 20 {
+		m.Dial()
+		m.Ended(start, End{Kind: Unreachable}, true, 0.5)
+	}
+	m.Reachable(start, 0.5)
+	m.Dial()
+	m.Ended(start, End{Kind: Unreachable}, true, 0.5) // turned away by a server that is there
+	if want := start + 4*time.Second; m.due != want || !m.Degraded() {
+		t.Errorf("after one more failure the next attempt is in %s, want in %s; degraded: %t", m.due-start, want-start, m.Degraded())
+	}
 }
 
 // Whatever comes in whatever order: the machine never stands still where it should act, never acts twice at once, keeps to the bounds of the
