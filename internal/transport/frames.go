@@ -87,6 +87,11 @@ func (s *scanner) scan(p []byte, now func() time.Time) (int, *violation) {
 func (s *scanner) opcode() byte    { return s.head[0] & 0xF }
 func (s *scanner) isControl() bool { return s.head[0]&0x8 != 0 }
 
+// atSingle tells whether what comes next is a message in one frame, whose header is here whole.
+func (s *scanner) atSingle(p []byte) bool {
+	return !s.closed && !s.inside && s.have == 0 && len(p) >= 2 && p[0] == finBit|s.kind && len(p) >= headerBytes(p)
+}
+
 // header takes one byte of a frame's header, and judges it before anybody else sees it.
 func (s *scanner) header(b byte, now func() time.Time) (v *violation) {
 	s.head[s.have] = b
@@ -251,19 +256,44 @@ func (s *scanner) afford(now time.Time) bool {
 	return s.due.Sub(now) <= frameBurst*frameEvery
 }
 
-// frameBytes is how long a frame is with its header, which must be whole.
-func frameBytes(head []byte) uint64 {
-	n := uint64(2)
+// headerBytes is how long a header is, of which two bytes are enough.
+func headerBytes(head []byte) int {
+	n := 2
 	if head[1]&maskBit != 0 {
 		n += 4
 	}
+	switch head[1] &^ maskBit {
+	case 126:
+		n += 2
+	case 127:
+		n += 8
+	}
+	return n
+}
+
+// frameBytes is how long a frame is with its header, which must be whole.
+func frameBytes(head []byte) uint64 {
+	n := uint64(headerBytes(head)) //nolint:gosec // at most 14
 	switch short := head[1] &^ maskBit; short {
 	case 126:
-		return n + 2 + uint64(binary.BigEndian.Uint16(head[2:]))
+		return n + uint64(binary.BigEndian.Uint16(head[2:]))
 	case 127:
-		return n + 8 + binary.BigEndian.Uint64(head[2:])
+		return n + binary.BigEndian.Uint64(head[2:])
 	default:
 		return n + uint64(short)
+	}
+}
+
+// serverHeader is the header of a message of so many bytes in one frame, which is not masked.
+func serverHeader(head *[maxHeader]byte, opcode byte, size int) []byte {
+	b := append(head[:0], finBit|opcode)
+	switch {
+	case size < 126:
+		return append(b, byte(size)) //nolint:gosec // just seen
+	case size < 1<<16:
+		return binary.BigEndian.AppendUint16(append(b, 126), uint16(size))
+	default:
+		return binary.BigEndian.AppendUint64(append(b, 127), uint64(size))
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -53,9 +54,10 @@ type guard struct {
 	mu     sync.Mutex
 	out    *[serverRecord]byte // what is gathered of the frame under way; nil while nothing is
 	have   int
-	left   uint64 // bytes of the frame under way that are still to come
-	last   bool   // that is a close frame
-	parked []byte // a close frame that waits for its end
+	left   uint64          // bytes of the frame under way that are still to come
+	last   bool            // that is a close frame
+	parked []byte          // a close frame that waits for its end
+	head   [maxHeader]byte // of the frame that say sends
 }
 
 func newGuard(conn net.Conn, stream io.ReadWriteCloser, client, text bool, limit uint64) *guard {
@@ -108,10 +110,60 @@ func (g *guard) Read(p []byte) (n int, err error) {
 	return n, err
 }
 
+// single reads a message that comes in one frame, as nearly all do, into the capacity of b and what more it needs. The library would hand header
+// and payload to another goroutine and back, before and after it reads each. It tells whether that was so; else the library has it to read.
+func (g *guard) single(b []byte) (message []byte, ok bool, err error) {
+	if g.library == nil || g.library.Buffered() > 0 || !g.in.atSingle(g.early) {
+		return b, false, nil
+	}
+	head := headerBytes(g.early)
+	if _, g.broken = g.in.scan(g.early[:head], time.Now); g.broken != nil {
+		return b, true, g.broken
+	}
+	g.early = g.early[head:]
+	key := g.in.head[head-g.in.maskBytes() : head]
+	for g.in.have > 0 { // until the frame has ended
+		if len(b) == cap(b) {
+			b = slices.Grow(b, cap(b)) // as much again as has come, never what was promised
+		}
+		room := b[len(b):min(uint64(cap(b)), uint64(len(b))+g.in.left)]
+		n := copy(room, g.early)
+		if g.early = g.early[n:]; n == 0 {
+			if n, err = g.stream.Read(room); n == 0 && err != nil {
+				return b, true, err
+			}
+		}
+		_, g.broken = g.in.scan(room[:n], time.Now) // of a payload there is nothing to say
+		b = b[:len(b)+n]
+	}
+	for i := range b {
+		b[i] ^= key[i%4]
+	}
+	return b, true, nil
+}
+
 // Write implements io.Writer for the library, which writes one frame at a time, in pieces; the first has the whole header.
 func (g *guard) Write(p []byte) (int, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	return g.write(p)
+}
+
+// say sends a message of a server in one frame, past the library, for the same reason. It tells whether it could: not in the middle of a frame of
+// the library's.
+func (g *guard) say(message []byte) (ok bool, err error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.client || g.left > 0 {
+		return false, nil
+	}
+	if _, err = g.write(serverHeader(&g.head, g.in.kind, len(message))); err == nil && len(message) > 0 {
+		_, err = g.write(message)
+	}
+	return true, err
+}
+
+func (g *guard) write(p []byte) (int, error) {
 	if g.closed.Load() { // the library answers a close frame even if that was the answer to ours
 		return len(p), nil
 	}

@@ -240,3 +240,42 @@ func TestManyWritersAndClosers(t *testing.T) {
 		all.Wait()
 	}
 }
+
+// Messages and the library's answers to pings are frames of two writers: no frame begins within another.
+func TestPongsAmongMessages(t *testing.T) {
+	const writers, each, pings = 4, 50, 50
+	s := serve(t, func(c *Conn) {
+		var all sync.WaitGroup
+		for i := range writers {
+			all.Go(func() {
+				for n := range each {
+					if err := c.Write(bytes.Repeat([]byte("m"), i*n*200)); err != nil {
+						t.Error(err)
+						return
+					}
+				}
+			})
+		}
+		all.Go(func() { echo(c) })
+		all.Wait()
+	})
+	c := connect(t, s, wire.Subprotocol, nil)
+	go func() {
+		for range pings {
+			_, _ = c.Write(client(fin|opPing, strings.Repeat("p", maxControl)))
+		}
+	}()
+	messages, pongs := 0, 0
+	for messages < writers*each || pongs < pings {
+		switch f, err := readFrame(c.in); {
+		case err != nil:
+			t.Fatalf("after %d messages and %d pongs: %v", messages, pongs, err)
+		case f.first == fin|opBinary && f.payload == strings.Repeat("m", len(f.payload)):
+			messages++
+		case f.first == fin|opPong && f.payload == strings.Repeat("p", maxControl):
+			pongs++
+		default:
+			t.Fatalf("after %d messages and %d pongs: a frame %#x of %d bytes", messages, pongs, f.first, len(f.payload))
+		}
+	}
+}
