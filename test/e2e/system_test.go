@@ -67,16 +67,18 @@ var calm struct {
 func calmSystem(t testing.TB) *system {
 	t.Helper()
 	bin := harness.Bin(t)
-	calm.Do(func() {
-		if calm.dir, calm.err = os.MkdirTemp("", "rollcall-e2e-"); calm.err == nil {
-			calm.system, calm.err = newSystem(context.Background(), calm.dir, bin, steadyManager, sessionGateway)
-		}
-	})
+	calm.Do(func() { startCalm(bin) })
 	if calm.err != nil {
 		t.Fatal(calm.err)
 	}
 	t.Cleanup(func() { calm.logLastWords(t) })
 	return calm.system
+}
+
+func startCalm(bin string) {
+	if calm.dir, calm.err = os.MkdirTemp("", "rollcall-e2e-"); calm.err == nil {
+		calm.system, calm.err = newSystem(context.Background(), calm.dir, bin, steadyManager, sessionGateway)
+	}
 }
 
 func TestMain(m *testing.M) {
