@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"net"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -110,36 +109,35 @@ func (g *guard) Read(p []byte) (n int, err error) {
 	return n, err
 }
 
-// single reads a message that comes in one frame, as nearly all do, into the capacity of b and what more it needs. The library would hand header
-// and payload to another goroutine and back, before and after it reads each. It tells whether that was so; else the library has it to read.
-func (g *guard) single(b []byte) (message []byte, ok bool, err error) {
+// single takes the header of a message that comes in one frame, as nearly all do, and gives its payload to be read; nil if the library has to read
+// what comes. The library would hand header and payload to another goroutine and back, before and after it reads each.
+func (g *guard) single() io.Reader {
 	if g.library == nil || g.library.Buffered() > 0 || !g.in.atSingle(g.early) {
-		return b, false, nil
+		return nil
 	}
 	head := headerBytes(g.early)
 	if _, g.broken = g.in.scan(g.early[:head], time.Now); g.broken != nil {
-		return b, true, g.broken
+		return nil // Read has it to tell
 	}
 	g.early = g.early[head:]
-	key := g.in.head[head-g.in.maskBytes() : head]
-	for g.in.have > 0 { // until the frame has ended
-		if len(b) == cap(b) {
-			b = slices.Grow(b, cap(b)) // as much again as has come, never what was promised
-		}
-		room := b[len(b):min(uint64(cap(b)), uint64(len(b))+g.in.left)]
-		n := copy(room, g.early)
-		if g.early = g.early[n:]; n == 0 {
-			if n, err = g.stream.Read(room); n == 0 && err != nil {
-				return b, true, err
-			}
-		}
-		_, g.broken = g.in.scan(room[:n], time.Now) // of a payload there is nothing to say
-		b = b[:len(b)+n]
+	return (*payload)(g)
+}
+
+// payload is that of the frame that single has begun, unmasked.
+type payload guard
+
+// Read implements io.Reader.
+func (p *payload) Read(b []byte) (int, error) {
+	in := &p.in
+	if in.have == 0 {
+		return 0, io.EOF // the frame has ended
 	}
-	for i := range b {
-		b[i] ^= key[i%4]
+	at, key := in.size-in.left, in.head[in.need-in.maskBytes():in.need]
+	n, err := (*guard)(p).Read(b[:min(uint64(len(b)), in.left)])
+	for i := range b[:n] {
+		b[i] ^= key[(at+uint64(i))%4]
 	}
-	return b, true, nil
+	return n, err
 }
 
 // Write implements io.Writer for the library, which writes one frame at a time, in pieces; the first has the whole header.
@@ -163,6 +161,7 @@ func (g *guard) say(message []byte) (ok bool, err error) {
 	return true, err
 }
 
+// write is Write for the holder of the lock.
 func (g *guard) write(p []byte) (int, error) {
 	if g.closed.Load() { // the library answers a close frame even if that was the answer to ours
 		return len(p), nil

@@ -120,44 +120,30 @@ func (c *Conn) next() error {
 	if err := c.guard.await(); err != nil {
 		return err
 	}
-	message, _ := buffers.Get().(*[]byte) // the pool holds nothing else
-	b, single, err := c.guard.single((*message)[:0])
-	if !single {
-		buffers.Put(message) // the library waits without one
-		_, r, err := c.ws.Reader(context.Background())
-		if err != nil {
-			return err
-		}
-		message, _ = buffers.Get().(*[]byte)
-		if b, err = readAll(r, (*message)[:0]); err != nil {
+	r, err := c.guard.single(), error(nil)
+	if r == nil {
+		if _, r, err = c.ws.Reader(context.Background()); err != nil {
 			return err
 		}
 	}
-	*message, c.message = b, message
+	c.message, _ = buffers.Get().(*[]byte) // the pool holds nothing else
+	b := (*c.message)[:0]
+	for err == nil {
+		if len(b) == cap(b) {
+			b = slices.Grow(b, cap(b)) // as much again as has come, never what was promised
+		}
+		var n int
+		n, err = r.Read(b[len(b):cap(b)])
+		b = b[:len(b)+n]
+	}
+	*c.message = b
 	switch {
-	case err != nil:
+	case !errors.Is(err, io.EOF):
 		return err
 	case c.JSON() && !utf8.Valid(b):
 		return &violation{wire.CloseInvalidPayload, errors.New("the text is not UTF-8")}
 	}
 	return nil
-}
-
-// readAll reads into the capacity of b and what more it needs: as much again as has come.
-func readAll(r io.Reader, b []byte) ([]byte, error) {
-	for {
-		if len(b) == cap(b) {
-			b = slices.Grow(b, cap(b))
-		}
-		n, err := r.Read(b[len(b):cap(b)])
-		b = b[:len(b)+n]
-		switch {
-		case errors.Is(err, io.EOF):
-			return b, nil
-		case err != nil:
-			return b, err
-		}
-	}
 }
 
 func (c *Conn) release() {

@@ -96,16 +96,15 @@ func instanceOf(m *machine) string {
 
 // managerKilledInKeyCeremony: a manager that is killed while it makes the fleet's keys leaves the rest to the next one.
 func managerKilledInKeyCeremony(t *testing.T) {
-	dir := t.TempDir()
-	api, err := harness.Start(t.Context(), filepath.Join(dir, "cluster"))
+	s, err := newControlPlane(t.Context(), t.TempDir(), harness.Bin(t), nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = api.ControlPlane.Stop() })
-	s := &system{api: api, System: local.System{
-		Admin: api.Admin, Bin: harness.Bin(t), Dir: filepath.Join(dir, "system"), LogDir: filepath.Join(dir, "log"),
-		GatewayAddress: freeAddress(t), ManagerArgs: scaledManager, GatewayArgs: scaledGateway,
-	}}
+	t.Cleanup(func() {
+		if err := s.stop(); err != nil {
+			t.Error(err)
+		}
+	})
 	for _, secret := range []string{"rollcall-root-key", "rollcall-order-key", "rollcall-agent-ca", "rollcall-server-ca", "rollcall-token-key"} {
 		if p, err := faulty(t, s.System, secret).StartManager(t.Context()); err == nil {
 			p.Kill()
@@ -114,7 +113,6 @@ func managerKilledInKeyCeremony(t *testing.T) {
 	}
 	s.startManager(t)
 	s.startGateway(t)
-	t.Cleanup(func() { s.gateway.Stop(5 * time.Second); s.manager.Stop(5 * time.Second) })
 	n := s.tenant(t, "after")
 	m := s.enrolled(t, n.tokenText(t, "after", "{expiresAfterHours: 0}"), "after")
 	beats(t, m)

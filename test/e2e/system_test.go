@@ -93,6 +93,19 @@ func TestMain(m *testing.M) {
 
 // newSystem starts one with its state in dir. Without an error or with one, it is to be stopped.
 func newSystem(ctx context.Context, dir, bin string, managerArgs, gatewayArgs []string) (*system, error) {
+	s, err := newControlPlane(ctx, dir, bin, managerArgs, gatewayArgs)
+	if err != nil {
+		return nil, err
+	}
+	if s.manager, err = s.StartManager(ctx); err != nil {
+		return s, err
+	}
+	s.gateway, err = s.StartGateway(ctx)
+	return s, err
+}
+
+// newControlPlane is a system whose manager and gateway do not run yet.
+func newControlPlane(ctx context.Context, dir, bin string, managerArgs, gatewayArgs []string) (*system, error) {
 	address, err := local.FreeAddress()
 	if err != nil {
 		return nil, err
@@ -101,16 +114,11 @@ func newSystem(ctx context.Context, dir, bin string, managerArgs, gatewayArgs []
 	if err != nil {
 		return nil, err
 	}
-	s := &system{api: api, System: local.System{
+	return &system{api: api, System: local.System{
 		Admin: api.Admin, Bin: bin, Dir: filepath.Join(dir, "system"), LogDir: filepath.Join(dir, "log"), GatewayAddress: address,
 		ManagerArgs: append(append([]string{}, scaledManager...), managerArgs...),
 		GatewayArgs: append(append([]string{}, scaledGateway...), gatewayArgs...),
-	}}
-	if s.manager, err = s.StartManager(ctx); err != nil {
-		return s, err
-	}
-	s.gateway, err = s.StartGateway(ctx)
-	return s, err
+	}}, nil
 }
 
 // stop ends a system. Its error says who has written what is not his to write, by the audit log of the whole run.

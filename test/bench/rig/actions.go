@@ -36,7 +36,7 @@ type Shown struct{ Created, Admitted, Sent time.Time }
 
 // Actions begins to watch.
 func (s *System) Actions(ctx context.Context) (*Actions, error) {
-	config, err := s.personConfig()
+	config, err := unlimited(s.Person.Kubeconfig)
 	if err != nil {
 		return nil, err
 	}
@@ -64,9 +64,9 @@ func (s *System) Actions(ctx context.Context) (*Actions, error) {
 	return a, nil
 }
 
-// personConfig has no limit of the client's own: the server is what is measured.
-func (s *System) personConfig() (*rest.Config, error) {
-	config, err := clientcmd.BuildConfigFromFlags("", s.Person.Kubeconfig)
+// unlimited has no limit of the client's own: the server is what is measured.
+func unlimited(kubeconfig string) (*rest.Config, error) {
+	config, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
 	if err == nil {
 		config.QPS = -1
 	}

@@ -17,7 +17,6 @@ import (
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/rollcall-dev/rollcall/api/v1alpha1"
 )
@@ -60,11 +59,10 @@ func (s *System) RawWrites(ctx context.Context, lasting time.Duration) (perSecon
 func (s *System) StatusWrites(ctx context.Context, lasting time.Duration) (perSecond float64, err error) {
 	s.Manager.Stop(10 * time.Second)
 	defer func() { err = errors.Join(err, s.RestartManager(ctx)) }()
-	config, err := clientcmd.BuildConfigFromFlags("", filepath.Join(s.local.Dir, "manager.kubeconfig"))
+	config, err := unlimited(filepath.Join(s.local.Dir, "manager.kubeconfig"))
 	if err != nil {
 		return 0, err
 	}
-	config.QPS = -1
 	c, err := dynamic.NewForConfig(config)
 	if err != nil {
 		return 0, err

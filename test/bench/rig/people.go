@@ -9,10 +9,10 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/dynamic"
 
+	"github.com/rollcall-dev/rollcall/api/v1alpha1"
 	"github.com/rollcall-dev/rollcall/hack/local"
 )
 
@@ -64,7 +64,7 @@ func (s *System) endpoints() (dynamic.ResourceInterface, error) {
 	if err != nil {
 		return nil, err
 	}
-	return c.Resource(schema.GroupVersionResource{Group: "rollcall.dev", Version: "v1alpha1", Resource: "endpoints"}).Namespace(Tenant), nil
+	return c.Resource(v1alpha1.GroupVersion.WithResource("endpoints")).Namespace(Tenant), nil
 }
 
 // Summaries remembers who was ever shown in a state.
