@@ -44,15 +44,6 @@ type applicant struct {
 	proof     *agentv1.Envelope
 }
 
-func newApplicant(t testing.TB) applicant {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return applicantWith(t, key)
-}
-
 func applicantWith(t testing.TB, key *ecdsa.PrivateKey) applicant {
 	t.Helper()
 	csr, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, key)
@@ -81,6 +72,25 @@ func (a applicant) inSlot(t testing.TB) applicant {
 // desk answers certificate requests as the manager does, when told to.
 type desk struct {
 	*fleet
+}
+
+// applicant returns one whose slot is empty: there are 4,096, and what other tests asked for stays in theirs.
+func (d desk) applicant() applicant {
+	d.t.Helper()
+	for {
+		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		if err != nil {
+			d.t.Fatal(err)
+		}
+		a := applicantWith(d.t, key)
+		err = d.manager.Get(d.t.Context(), types.NamespacedName{Name: a.slot()}, &certv1.CertificateSigningRequest{})
+		switch {
+		case apierrors.IsNotFound(err):
+			return a
+		case err != nil:
+			d.t.Fatal(err)
+		}
+	}
 }
 
 // wait returns a request once it is there.
@@ -157,7 +167,7 @@ func newDesk(t *testing.T) (desk, *gateway) {
 
 func TestCertify(t *testing.T) {
 	d, g := newDesk(t)
-	a := newApplicant(t)
+	a := d.applicant()
 	first := ask(t, g, a)
 	r := d.wait(a.slot())
 	second := ask(t, g, a) // the agent's connection broke, and it asks again
@@ -185,7 +195,7 @@ func TestCertifyIsDenied(t *testing.T) {
 	d, g := newDesk(t)
 	for name, approved := range map[string]bool{"denied": false, "failed, where somebody had approved it": true} {
 		t.Run(name, func(t *testing.T) {
-			a := newApplicant(t)
+			a := d.applicant()
 			answer := ask(t, g, a)
 			r := d.wait(a.slot())
 			if approved {
@@ -206,7 +216,7 @@ func TestCertifyIsDenied(t *testing.T) {
 
 func TestCertifyWhileTheSlotIsTaken(t *testing.T) {
 	d, g := newDesk(t)
-	a := newApplicant(t)
+	a := d.applicant()
 	otherKey, otherProof := a.inSlot(t), a // before anybody waits: finding that key takes thousands of others
 	otherProof.proof = proofOf(t, "another hostname")
 	answer := ask(t, g, a)
@@ -224,7 +234,7 @@ func TestCertifyWhileTheSlotIsTaken(t *testing.T) {
 
 func TestCertifyGoesOnWhenAskedAgain(t *testing.T) {
 	d, g := newDesk(t)
-	a := newApplicant(t)
+	a := d.applicant()
 	short, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
 	if _, err := g.Certify(short, a.spki, a.csr, a.proof); !errors.Is(err, ErrPending) {
@@ -240,7 +250,7 @@ func TestCertifyGoesOnWhenAskedAgain(t *testing.T) {
 // Whoever deletes a request that was not answered does not stop the enrolment.
 func TestCertifyWhenTheRequestIsDeleted(t *testing.T) {
 	d, g := newDesk(t)
-	a := newApplicant(t)
+	a := d.applicant()
 	answer := ask(t, g, a)
 	first := d.wait(a.slot())
 	d.remove(first)
@@ -264,7 +274,7 @@ func TestCertifyMany(t *testing.T) {
 	var asking sync.WaitGroup
 	names := map[string]applicant{}
 	for range 20 {
-		a := newApplicant(t)
+		a := d.applicant()
 		if _, taken := names[a.slot()]; taken {
 			continue
 		}
@@ -286,8 +296,8 @@ func TestCertifyMany(t *testing.T) {
 
 // The fences of the account let nothing through that is too big; the error says so, and nothing hangs.
 func TestCertifyOfTooMuch(t *testing.T) {
-	_, g := newDesk(t)
-	a := newApplicant(t)
+	d, g := newDesk(t)
+	a := d.applicant()
 	a.proof.Payload = bytes.Repeat([]byte("x"), 8<<10)
 	if got := <-ask(t, g, a); got.err == nil || !strings.Contains(got.err.Error(), "8 KiB") {
 		t.Errorf("got %v", got.err)
@@ -368,7 +378,10 @@ func TestServingCertificateIsDenied(t *testing.T) {
 
 // A certificate for another key, or none at all, is not served.
 func TestServingPairMustFit(t *testing.T) {
-	key := newApplicant(t).key
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
 	for name, chain := range map[string]string{"another key's": string(pemOf(testCA().cert.Raw)), "nothing": "", "garbage": string(pemOf([]byte("x")))} {
 		if _, err := servingPair(key, []byte(chain)); err == nil {
 			t.Errorf("%s: accepted", name)
