@@ -35,6 +35,7 @@ const (
 	Beacon     Type = "application/vnd.rollcall.beacon.v1+json"     // Beacon, by an order key
 	Assignment Type = "application/vnd.rollcall.assignment.v1+json" // Assignment, by an order key
 	Policy     Type = "application/vnd.rollcall.policy.v1+json"     // Policy, by an order key
+	Offer      Type = "application/vnd.rollcall.offer.v1+json"      // Offer, by an order key
 	Action     Type = "application/vnd.rollcall.action.v1+json"     // Action, by an order key
 	Cancel     Type = "application/vnd.rollcall.cancel.v1+json"     // Cancel, by an order key
 	Enrollment Type = "application/vnd.rollcall.enrollment.v1+json" // Enrollment, by the token's key

@@ -326,6 +326,14 @@ var bounds = map[string][]bound{
 	"Assignment": {
 		idOf("fleet_id", false), idOf("identity_id", false), textUpTo("namespace", 1, 63), timeOf("issued_at", false), idOf("policy_id", true),
 	},
+	"Offer": {
+		idOf("fleet_id", false), textUpTo("namespace", 1, 63), idOf("release_uid", false), textUpTo("version", 1, 39), numberOf("sequence", 1, MaxNumber),
+		number32("share", 0, 10_000), timeOf("issued_at", false), timeOf("released_at", false), countOf("artifacts", 1, 16),
+		textUpTo("artifacts[0].platform", 0, 64), hexOf("artifacts[0].sha256", 64, false), numberOf("artifacts[0].size", 1, 4<<30),
+		textUpTo("artifacts[0].media_type", 1, 128),
+		bound{"artifacts[0].signature", some("a\nb", letters(1<<10)), some("", letters(1<<10+1)), "1 to 1024 bytes"},
+		countOf("withdrawn", 0, 16), textUpTo("withdrawn[0]", 1, 39),
+	},
 	"Policy": {
 		idOf("fleet_id", false), idOf("policy_id", false), numberOf("revision", 1, MaxNumber), timeOf("issued_at", false),
 		spanOf("heartbeat_interval", time.Second, 24*time.Hour), spanOf("report_interval", 10*time.Minute, 24*time.Hour),

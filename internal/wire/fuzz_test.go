@@ -38,6 +38,7 @@ func FuzzRenewalPayload(f *testing.F)    { fuzzMessage(f, "Renewal") }
 func FuzzTrustPayload(f *testing.F)      { fuzzMessage(f, "TrustBundle") }
 func FuzzBeaconPayload(f *testing.F)     { fuzzMessage(f, "Beacon") }
 func FuzzAssignmentPayload(f *testing.F) { fuzzMessage(f, "Assignment") }
+func FuzzOfferPayload(f *testing.F)      { fuzzMessage(f, "Offer") }
 func FuzzPolicyPayload(f *testing.F)     { fuzzMessage(f, "Policy") }
 func FuzzCancelPayload(f *testing.F)     { fuzzMessage(f, "Cancel") }
 func FuzzResultPayload(f *testing.F)     { fuzzMessage(f, "ActionResult") }
@@ -106,6 +107,7 @@ func reencodes(t *testing.T, k checked, codec Codec, m Message) {
 
 // longest are the fields with text of more than 256 bytes.
 var longest = map[protoreflect.FullName]int{
+	"rollcall.agent.v1.Artifact.signature":          1 << 10,
 	"rollcall.agent.v1.Problem.detail":              1 << 10,
 	"rollcall.agent.v1.ActionResult.message":        1 << 10,
 	"rollcall.agent.v1.EndpointState.proxy_url":     261,
@@ -133,8 +135,8 @@ func withinBounds(t *testing.T, m protoreflect.Message) {
 		for _, v := range values {
 			switch fd.Kind() {
 			case protoreflect.StringKind:
-				argument := fd.FullName() == "rollcall.agent.v1.LiveTerminal.command"
-				if s := v.String(); len(s) > max(256, longest[fd.FullName()]) || !plain(s) && !argument {
+				verbatim := fd.FullName() == "rollcall.agent.v1.LiveTerminal.command" || fd.FullName() == "rollcall.agent.v1.Artifact.signature"
+				if s := v.String(); len(s) > max(256, longest[fd.FullName()]) || !plain(s) && !verbatim {
 					t.Fatalf("%s is %q", fd.FullName(), s)
 				}
 			case protoreflect.BytesKind:

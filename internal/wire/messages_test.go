@@ -237,6 +237,13 @@ var kinds = append(withParameters(),
 	kind(func() *agentv1.Assignment {
 		return &agentv1.Assignment{Namespace: "fleet", FleetId: someUUID, IdentityId: someUUID, IssuedAt: at(), PolicyId: someUUID}
 	}, CheckAssignment),
+	kind(func() *agentv1.Offer {
+		return &agentv1.Offer{
+			FleetId: someUUID, Namespace: "fleet", ReleaseUid: someUUID, Kind: agentv1.ReleaseKind_RELEASE_KIND_CONTENT, Version: "1042", Sequence: 1,
+			Share: 10_000, IssuedAt: at(), ReleasedAt: at(), Withdrawn: []string{"1043"},
+			Artifacts: []*agentv1.Artifact{{Platform: "linux/amd64", Sha256: hexDigits(64), Size: 1, MediaType: "text/plain", Signature: "a\nb"}},
+		}
+	}, CheckOffer),
 	kind(func() *agentv1.Policy {
 		return &agentv1.Policy{
 			FleetId: someUUID, PolicyId: someUUID, Revision: 1, IssuedAt: at(), HeartbeatInterval: second(300), ReportInterval: second(3600),

@@ -28,6 +28,15 @@ const (
 	MaxWindows          = 14
 	MaxTimeZone         = 64
 	MaxContentDelayDays = 90
+
+	MaxReleaseVersion   = 39
+	MaxShare            = 10_000
+	MaxArtifacts        = 16
+	MaxArtifactBytes    = 4 << 30
+	MaxPlatform         = 64
+	MaxMediaType        = 128
+	MaxReleaseSignature = 1 << 10
+	MaxWithdrawn        = 16
 )
 
 // CheckHeartbeatReply tells whether m keeps to its bounds. Nothing is verified, and orders of unknown types are let through: the agent
@@ -85,6 +94,32 @@ func CheckAssignment(m *agentv1.Assignment) error {
 		moment("issued_at", m.GetIssuedAt(), false),
 		uuid("policy_id", m.GetPolicyId(), true),
 	).err()
+}
+
+// CheckOffer tells whether the payload of an offer keeps to its bounds. Whether its versions are some is not looked at.
+func CheckOffer(m *agentv1.Offer) error {
+	return first(
+		uuid("fleet_id", m.GetFleetId(), false),
+		text("namespace", m.GetNamespace(), 1, MaxNamespace),
+		uuid("release_uid", m.GetReleaseUid(), false),
+		text("version", m.GetVersion(), 1, MaxReleaseVersion),
+		number("sequence", m.GetSequence(), 1, MaxNumber),
+		number("share", uint64(m.GetShare()), 0, MaxShare),
+		moment("issued_at", m.GetIssuedAt(), false),
+		moment("released_at", m.GetReleasedAt(), false),
+		each("artifacts", m.GetArtifacts(), 1, MaxArtifacts, artifact),
+		each("withdrawn", m.GetWithdrawn(), 0, MaxWithdrawn, func(s string) *BoundError { return text("", s, 1, MaxReleaseVersion) }),
+	).err()
+}
+
+func artifact(m *agentv1.Artifact) *BoundError {
+	return first(
+		text("platform", m.GetPlatform(), 0, MaxPlatform),
+		digits("sha256", m.GetSha256(), 64, false),
+		number("size", m.GetSize(), 1, MaxArtifactBytes),
+		text("media_type", m.GetMediaType(), 1, MaxMediaType),
+		size("signature", []byte(m.GetSignature()), MaxReleaseSignature),
+	)
 }
 
 // CheckPolicy tells whether the payload of a policy keeps to its bounds.

@@ -43,7 +43,7 @@ const (
 	KeyUse_KEY_USE_UNSPECIFIED KeyUse = 0
 	// The next trust bundle, and nothing else.
 	KeyUse_KEY_USE_ROOT KeyUse = 1
-	// Orders: beacons, assignments, policies, actions, cancels.
+	// Orders: beacons, assignments, policies, offers, actions, cancels.
 	KeyUse_KEY_USE_ORDERS KeyUse = 2
 	// Releases of content and agents.
 	KeyUse_KEY_USE_CONTENT KeyUse = 3
@@ -90,6 +90,59 @@ func (x KeyUse) Number() protoreflect.EnumNumber {
 // Deprecated: Use KeyUse.Descriptor instead.
 func (KeyUse) EnumDescriptor() ([]byte, []int) {
 	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{0}
+}
+
+// ReleaseKind is what is released.
+type ReleaseKind int32
+
+const (
+	// Not known.
+	ReleaseKind_RELEASE_KIND_UNSPECIFIED ReleaseKind = 0
+	// Content: rules and lists.
+	ReleaseKind_RELEASE_KIND_CONTENT ReleaseKind = 1
+	// The agent itself.
+	ReleaseKind_RELEASE_KIND_AGENT ReleaseKind = 2
+)
+
+// Enum value maps for ReleaseKind.
+var (
+	ReleaseKind_name = map[int32]string{
+		0: "RELEASE_KIND_UNSPECIFIED",
+		1: "RELEASE_KIND_CONTENT",
+		2: "RELEASE_KIND_AGENT",
+	}
+	ReleaseKind_value = map[string]int32{
+		"RELEASE_KIND_UNSPECIFIED": 0,
+		"RELEASE_KIND_CONTENT":     1,
+		"RELEASE_KIND_AGENT":       2,
+	}
+)
+
+func (x ReleaseKind) Enum() *ReleaseKind {
+	p := new(ReleaseKind)
+	*p = x
+	return p
+}
+
+func (x ReleaseKind) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ReleaseKind) Descriptor() protoreflect.EnumDescriptor {
+	return file_api_agent_v1_agent_proto_enumTypes[1].Descriptor()
+}
+
+func (ReleaseKind) Type() protoreflect.EnumType {
+	return &file_api_agent_v1_agent_proto_enumTypes[1]
+}
+
+func (x ReleaseKind) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ReleaseKind.Descriptor instead.
+func (ReleaseKind) EnumDescriptor() ([]byte, []int) {
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{1}
 }
 
 // ReleasePhase is a phase of a release on one endpoint.
@@ -145,11 +198,11 @@ func (x ReleasePhase) String() string {
 }
 
 func (ReleasePhase) Descriptor() protoreflect.EnumDescriptor {
-	return file_api_agent_v1_agent_proto_enumTypes[1].Descriptor()
+	return file_api_agent_v1_agent_proto_enumTypes[2].Descriptor()
 }
 
 func (ReleasePhase) Type() protoreflect.EnumType {
-	return &file_api_agent_v1_agent_proto_enumTypes[1]
+	return &file_api_agent_v1_agent_proto_enumTypes[2]
 }
 
 func (x ReleasePhase) Number() protoreflect.EnumNumber {
@@ -158,7 +211,7 @@ func (x ReleasePhase) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ReleasePhase.Descriptor instead.
 func (ReleasePhase) EnumDescriptor() ([]byte, []int) {
-	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{1}
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{2}
 }
 
 // ActionPhase is an action's life on the agent.
@@ -202,11 +255,11 @@ func (x ActionPhase) String() string {
 }
 
 func (ActionPhase) Descriptor() protoreflect.EnumDescriptor {
-	return file_api_agent_v1_agent_proto_enumTypes[2].Descriptor()
+	return file_api_agent_v1_agent_proto_enumTypes[3].Descriptor()
 }
 
 func (ActionPhase) Type() protoreflect.EnumType {
-	return &file_api_agent_v1_agent_proto_enumTypes[2]
+	return &file_api_agent_v1_agent_proto_enumTypes[3]
 }
 
 func (x ActionPhase) Number() protoreflect.EnumNumber {
@@ -215,7 +268,7 @@ func (x ActionPhase) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ActionPhase.Descriptor instead.
 func (ActionPhase) EnumDescriptor() ([]byte, []int) {
-	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{2}
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{3}
 }
 
 // Section of a heartbeat.
@@ -255,11 +308,11 @@ func (x Section) String() string {
 }
 
 func (Section) Descriptor() protoreflect.EnumDescriptor {
-	return file_api_agent_v1_agent_proto_enumTypes[3].Descriptor()
+	return file_api_agent_v1_agent_proto_enumTypes[4].Descriptor()
 }
 
 func (Section) Type() protoreflect.EnumType {
-	return &file_api_agent_v1_agent_proto_enumTypes[3]
+	return &file_api_agent_v1_agent_proto_enumTypes[4]
 }
 
 func (x Section) Number() protoreflect.EnumNumber {
@@ -268,7 +321,7 @@ func (x Section) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Section.Descriptor instead.
 func (Section) EnumDescriptor() ([]byte, []int) {
-	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{3}
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{4}
 }
 
 // Outcome of an action.
@@ -320,11 +373,11 @@ func (x Outcome) String() string {
 }
 
 func (Outcome) Descriptor() protoreflect.EnumDescriptor {
-	return file_api_agent_v1_agent_proto_enumTypes[4].Descriptor()
+	return file_api_agent_v1_agent_proto_enumTypes[5].Descriptor()
 }
 
 func (Outcome) Type() protoreflect.EnumType {
-	return &file_api_agent_v1_agent_proto_enumTypes[4]
+	return &file_api_agent_v1_agent_proto_enumTypes[5]
 }
 
 func (x Outcome) Number() protoreflect.EnumNumber {
@@ -333,7 +386,7 @@ func (x Outcome) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Outcome.Descriptor instead.
 func (Outcome) EnumDescriptor() ([]byte, []int) {
-	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{4}
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{5}
 }
 
 // Envelope is a signed message in the form DSSE v1 (github.com/secure-systems-lab/dsse). The signature covers type and payload; verify it
@@ -1064,6 +1117,227 @@ func (x *MaintenanceWindow) GetTimeZone() string {
 	return ""
 }
 
+// Offer tells which release of a kind an endpoint may take. Payload of the type offer, signed by an order key. It is signed anew when a release
+// that it replaces is withdrawn, and when its share grows.
+type Offer struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// fleet_id as in the bundle. Required.
+	FleetId string `protobuf:"bytes,1,opt,name=fleet_id,json=fleetId,proto3" json:"fleet_id,omitempty"`
+	// release_uid is the UID of the ContentRelease. Required.
+	ReleaseUid string `protobuf:"bytes,2,opt,name=release_uid,json=releaseUid,proto3" json:"release_uid,omitempty"`
+	// kind of release. An agent ignores an offer of a kind that it does not know.
+	Kind ReleaseKind `protobuf:"varint,3,opt,name=kind,proto3,enum=rollcall.agent.v1.ReleaseKind" json:"kind,omitempty"`
+	// version: one to four numbers of at most nine digits, joined by points, and compared number by number: 2.9 < 2.10, 2 = 2.0. Required.
+	Version string `protobuf:"bytes,4,opt,name=version,proto3" json:"version,omitempty"`
+	// sequence grows with every signing, for all releases of a kind in a namespace. Of two offers the one with the higher sequence counts. Required.
+	Sequence uint64 `protobuf:"varint,5,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	// share of the endpoints that may have it, of 10,000. An endpoint is in if the first eight bytes, big endian, of
+	// SHA-256("rollcall-share-v1\n" release_uid "\n" identity_id), modulo 10,000, are below it.
+	Share uint32 `protobuf:"varint,6,opt,name=share,proto3" json:"share,omitempty"`
+	// issued_at is when it was signed. Required.
+	IssuedAt *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=issued_at,json=issuedAt,proto3" json:"issued_at,omitempty"`
+	// released_at is when the release was first offered: from then a policy's delay counts. Required.
+	ReleasedAt *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=released_at,json=releasedAt,proto3" json:"released_at,omitempty"`
+	// artifacts, 1 to 16, at most one for each platform.
+	Artifacts []*Artifact `protobuf:"bytes,10,rep,name=artifacts,proto3" json:"artifacts,omitempty"`
+	// namespace whose endpoints may take it. Required.
+	Namespace string `protobuf:"bytes,11,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	// withdrawn are versions that were taken back: at most 16. An agent that runs one of them takes this version though it is lower. No other
+	// agent goes back, but to the version that its policy pins.
+	Withdrawn     []string `protobuf:"bytes,12,rep,name=withdrawn,proto3" json:"withdrawn,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Offer) Reset() {
+	*x = Offer{}
+	mi := &file_api_agent_v1_agent_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Offer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Offer) ProtoMessage() {}
+
+func (x *Offer) ProtoReflect() protoreflect.Message {
+	mi := &file_api_agent_v1_agent_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Offer.ProtoReflect.Descriptor instead.
+func (*Offer) Descriptor() ([]byte, []int) {
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Offer) GetFleetId() string {
+	if x != nil {
+		return x.FleetId
+	}
+	return ""
+}
+
+func (x *Offer) GetReleaseUid() string {
+	if x != nil {
+		return x.ReleaseUid
+	}
+	return ""
+}
+
+func (x *Offer) GetKind() ReleaseKind {
+	if x != nil {
+		return x.Kind
+	}
+	return ReleaseKind_RELEASE_KIND_UNSPECIFIED
+}
+
+func (x *Offer) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *Offer) GetSequence() uint64 {
+	if x != nil {
+		return x.Sequence
+	}
+	return 0
+}
+
+func (x *Offer) GetShare() uint32 {
+	if x != nil {
+		return x.Share
+	}
+	return 0
+}
+
+func (x *Offer) GetIssuedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.IssuedAt
+	}
+	return nil
+}
+
+func (x *Offer) GetReleasedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ReleasedAt
+	}
+	return nil
+}
+
+func (x *Offer) GetArtifacts() []*Artifact {
+	if x != nil {
+		return x.Artifacts
+	}
+	return nil
+}
+
+func (x *Offer) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *Offer) GetWithdrawn() []string {
+	if x != nil {
+		return x.Withdrawn
+	}
+	return nil
+}
+
+// Artifact is a file to download: GET /agent/v1/artifacts/sha256:<sha256>.
+type Artifact struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// platform by Go's names, for instance linux/amd64. Empty: any.
+	Platform string `protobuf:"bytes,1,opt,name=platform,proto3" json:"platform,omitempty"`
+	// sha256 of the file: 64 lower-case hexadecimal digits. Required.
+	Sha256 string `protobuf:"bytes,2,opt,name=sha256,proto3" json:"sha256,omitempty"`
+	// size in bytes: 1 to 4 GiB.
+	Size uint64 `protobuf:"varint,3,opt,name=size,proto3" json:"size,omitempty"`
+	// media_type of the file, at most 128 bytes. Required.
+	MediaType string `protobuf:"bytes,4,opt,name=media_type,json=mediaType,proto3" json:"media_type,omitempty"`
+	// signature is the text of a minisign signature file, at most 1,024 bytes, by a key of the newest bundle with the use CONTENT. Required.
+	Signature     string `protobuf:"bytes,5,opt,name=signature,proto3" json:"signature,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Artifact) Reset() {
+	*x = Artifact{}
+	mi := &file_api_agent_v1_agent_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Artifact) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Artifact) ProtoMessage() {}
+
+func (x *Artifact) ProtoReflect() protoreflect.Message {
+	mi := &file_api_agent_v1_agent_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Artifact.ProtoReflect.Descriptor instead.
+func (*Artifact) Descriptor() ([]byte, []int) {
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Artifact) GetPlatform() string {
+	if x != nil {
+		return x.Platform
+	}
+	return ""
+}
+
+func (x *Artifact) GetSha256() string {
+	if x != nil {
+		return x.Sha256
+	}
+	return ""
+}
+
+func (x *Artifact) GetSize() uint64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *Artifact) GetMediaType() string {
+	if x != nil {
+		return x.MediaType
+	}
+	return ""
+}
+
+func (x *Artifact) GetSignature() string {
+	if x != nil {
+		return x.Signature
+	}
+	return ""
+}
+
 // Action is one deed for one endpoint. Payload of the type action, signed by an order key. The agent does it at most once: action_uid is on
 // its disk before it says that it has it, again before it begins, and the result before it is sent. An agent that cannot judge or do what
 // follows expires_at here (a capability or parameters that it does not know, a bound that is exceeded) refuses it with the reason Unsupported.
@@ -1110,7 +1384,7 @@ type Action struct {
 
 func (x *Action) Reset() {
 	*x = Action{}
-	mi := &file_api_agent_v1_agent_proto_msgTypes[9]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1122,7 +1396,7 @@ func (x *Action) String() string {
 func (*Action) ProtoMessage() {}
 
 func (x *Action) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agent_v1_agent_proto_msgTypes[9]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1135,7 +1409,7 @@ func (x *Action) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Action.ProtoReflect.Descriptor instead.
 func (*Action) Descriptor() ([]byte, []int) {
-	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{9}
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Action) GetFleetId() string {
@@ -1417,7 +1691,7 @@ type QuarantineFile struct {
 
 func (x *QuarantineFile) Reset() {
 	*x = QuarantineFile{}
-	mi := &file_api_agent_v1_agent_proto_msgTypes[10]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1429,7 +1703,7 @@ func (x *QuarantineFile) String() string {
 func (*QuarantineFile) ProtoMessage() {}
 
 func (x *QuarantineFile) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agent_v1_agent_proto_msgTypes[10]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1442,7 +1716,7 @@ func (x *QuarantineFile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QuarantineFile.ProtoReflect.Descriptor instead.
 func (*QuarantineFile) Descriptor() ([]byte, []int) {
-	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{10}
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *QuarantineFile) GetPath() string {
@@ -1474,7 +1748,7 @@ type RestoreFile struct {
 
 func (x *RestoreFile) Reset() {
 	*x = RestoreFile{}
-	mi := &file_api_agent_v1_agent_proto_msgTypes[11]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1486,7 +1760,7 @@ func (x *RestoreFile) String() string {
 func (*RestoreFile) ProtoMessage() {}
 
 func (x *RestoreFile) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agent_v1_agent_proto_msgTypes[11]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1499,7 +1773,7 @@ func (x *RestoreFile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreFile.ProtoReflect.Descriptor instead.
 func (*RestoreFile) Descriptor() ([]byte, []int) {
-	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{11}
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *RestoreFile) GetQuarantineId() string {
@@ -1545,7 +1819,7 @@ type TerminateProcess struct {
 
 func (x *TerminateProcess) Reset() {
 	*x = TerminateProcess{}
-	mi := &file_api_agent_v1_agent_proto_msgTypes[12]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1557,7 +1831,7 @@ func (x *TerminateProcess) String() string {
 func (*TerminateProcess) ProtoMessage() {}
 
 func (x *TerminateProcess) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agent_v1_agent_proto_msgTypes[12]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1570,7 +1844,7 @@ func (x *TerminateProcess) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TerminateProcess.ProtoReflect.Descriptor instead.
 func (*TerminateProcess) Descriptor() ([]byte, []int) {
-	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{12}
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *TerminateProcess) GetPid() uint32 {
@@ -1630,7 +1904,7 @@ type ProcessInstance struct {
 
 func (x *ProcessInstance) Reset() {
 	*x = ProcessInstance{}
-	mi := &file_api_agent_v1_agent_proto_msgTypes[13]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1642,7 +1916,7 @@ func (x *ProcessInstance) String() string {
 func (*ProcessInstance) ProtoMessage() {}
 
 func (x *ProcessInstance) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agent_v1_agent_proto_msgTypes[13]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1655,7 +1929,7 @@ func (x *ProcessInstance) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProcessInstance.ProtoReflect.Descriptor instead.
 func (*ProcessInstance) Descriptor() ([]byte, []int) {
-	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{13}
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ProcessInstance) GetPid() uint32 {
@@ -1690,7 +1964,7 @@ type IsolateEndpoint struct {
 
 func (x *IsolateEndpoint) Reset() {
 	*x = IsolateEndpoint{}
-	mi := &file_api_agent_v1_agent_proto_msgTypes[14]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1702,7 +1976,7 @@ func (x *IsolateEndpoint) String() string {
 func (*IsolateEndpoint) ProtoMessage() {}
 
 func (x *IsolateEndpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agent_v1_agent_proto_msgTypes[14]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1715,7 +1989,7 @@ func (x *IsolateEndpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IsolateEndpoint.ProtoReflect.Descriptor instead.
 func (*IsolateEndpoint) Descriptor() ([]byte, []int) {
-	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{14}
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *IsolateEndpoint) GetAllow() []string {
@@ -1734,7 +2008,7 @@ type CancelIsolation struct {
 
 func (x *CancelIsolation) Reset() {
 	*x = CancelIsolation{}
-	mi := &file_api_agent_v1_agent_proto_msgTypes[15]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1746,7 +2020,7 @@ func (x *CancelIsolation) String() string {
 func (*CancelIsolation) ProtoMessage() {}
 
 func (x *CancelIsolation) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agent_v1_agent_proto_msgTypes[15]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1759,7 +2033,7 @@ func (x *CancelIsolation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelIsolation.ProtoReflect.Descriptor instead.
 func (*CancelIsolation) Descriptor() ([]byte, []int) {
-	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{15}
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{17}
 }
 
 // LiveTerminal describes a terminal.
@@ -1777,7 +2051,7 @@ type LiveTerminal struct {
 
 func (x *LiveTerminal) Reset() {
 	*x = LiveTerminal{}
-	mi := &file_api_agent_v1_agent_proto_msgTypes[16]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1789,7 +2063,7 @@ func (x *LiveTerminal) String() string {
 func (*LiveTerminal) ProtoMessage() {}
 
 func (x *LiveTerminal) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agent_v1_agent_proto_msgTypes[16]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1802,7 +2076,7 @@ func (x *LiveTerminal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LiveTerminal.ProtoReflect.Descriptor instead.
 func (*LiveTerminal) Descriptor() ([]byte, []int) {
-	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{16}
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *LiveTerminal) GetUser() string {
@@ -1839,7 +2113,7 @@ type SetEndpointProxy struct {
 
 func (x *SetEndpointProxy) Reset() {
 	*x = SetEndpointProxy{}
-	mi := &file_api_agent_v1_agent_proto_msgTypes[17]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1851,7 +2125,7 @@ func (x *SetEndpointProxy) String() string {
 func (*SetEndpointProxy) ProtoMessage() {}
 
 func (x *SetEndpointProxy) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agent_v1_agent_proto_msgTypes[17]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1864,7 +2138,7 @@ func (x *SetEndpointProxy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetEndpointProxy.ProtoReflect.Descriptor instead.
 func (*SetEndpointProxy) Descriptor() ([]byte, []int) {
-	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{17}
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *SetEndpointProxy) GetUrl() string {
@@ -1890,7 +2164,7 @@ type DisableEndpointProxy struct {
 
 func (x *DisableEndpointProxy) Reset() {
 	*x = DisableEndpointProxy{}
-	mi := &file_api_agent_v1_agent_proto_msgTypes[18]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1902,7 +2176,7 @@ func (x *DisableEndpointProxy) String() string {
 func (*DisableEndpointProxy) ProtoMessage() {}
 
 func (x *DisableEndpointProxy) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agent_v1_agent_proto_msgTypes[18]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1915,7 +2189,7 @@ func (x *DisableEndpointProxy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DisableEndpointProxy.ProtoReflect.Descriptor instead.
 func (*DisableEndpointProxy) Descriptor() ([]byte, []int) {
-	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{18}
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{20}
 }
 
 // RetrieveFiles names files.
@@ -1931,7 +2205,7 @@ type RetrieveFiles struct {
 
 func (x *RetrieveFiles) Reset() {
 	*x = RetrieveFiles{}
-	mi := &file_api_agent_v1_agent_proto_msgTypes[19]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1943,7 +2217,7 @@ func (x *RetrieveFiles) String() string {
 func (*RetrieveFiles) ProtoMessage() {}
 
 func (x *RetrieveFiles) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agent_v1_agent_proto_msgTypes[19]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1956,7 +2230,7 @@ func (x *RetrieveFiles) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetrieveFiles.ProtoReflect.Descriptor instead.
 func (*RetrieveFiles) Descriptor() ([]byte, []int) {
-	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{19}
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *RetrieveFiles) GetPaths() []string {
@@ -1984,7 +2258,7 @@ type RetrieveSecurityEventData struct {
 
 func (x *RetrieveSecurityEventData) Reset() {
 	*x = RetrieveSecurityEventData{}
-	mi := &file_api_agent_v1_agent_proto_msgTypes[20]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1996,7 +2270,7 @@ func (x *RetrieveSecurityEventData) String() string {
 func (*RetrieveSecurityEventData) ProtoMessage() {}
 
 func (x *RetrieveSecurityEventData) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agent_v1_agent_proto_msgTypes[20]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2009,7 +2283,7 @@ func (x *RetrieveSecurityEventData) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetrieveSecurityEventData.ProtoReflect.Descriptor instead.
 func (*RetrieveSecurityEventData) Descriptor() ([]byte, []int) {
-	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{20}
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *RetrieveSecurityEventData) GetEventIds() []string {
@@ -2028,7 +2302,7 @@ type RetrieveSupportFile struct {
 
 func (x *RetrieveSupportFile) Reset() {
 	*x = RetrieveSupportFile{}
-	mi := &file_api_agent_v1_agent_proto_msgTypes[21]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2040,7 +2314,7 @@ func (x *RetrieveSupportFile) String() string {
 func (*RetrieveSupportFile) ProtoMessage() {}
 
 func (x *RetrieveSupportFile) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agent_v1_agent_proto_msgTypes[21]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2053,7 +2327,7 @@ func (x *RetrieveSupportFile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetrieveSupportFile.ProtoReflect.Descriptor instead.
 func (*RetrieveSupportFile) Descriptor() ([]byte, []int) {
-	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{21}
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{23}
 }
 
 // PerformHeartbeat has no parameters.
@@ -2065,7 +2339,7 @@ type PerformHeartbeat struct {
 
 func (x *PerformHeartbeat) Reset() {
 	*x = PerformHeartbeat{}
-	mi := &file_api_agent_v1_agent_proto_msgTypes[22]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2077,7 +2351,7 @@ func (x *PerformHeartbeat) String() string {
 func (*PerformHeartbeat) ProtoMessage() {}
 
 func (x *PerformHeartbeat) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agent_v1_agent_proto_msgTypes[22]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2090,7 +2364,7 @@ func (x *PerformHeartbeat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PerformHeartbeat.ProtoReflect.Descriptor instead.
 func (*PerformHeartbeat) Descriptor() ([]byte, []int) {
-	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{22}
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{24}
 }
 
 // Cancel takes an action back. Payload of the type cancel, signed by an order key. An agent that has not begun it never will; one that has
@@ -2117,7 +2391,7 @@ type Cancel struct {
 
 func (x *Cancel) Reset() {
 	*x = Cancel{}
-	mi := &file_api_agent_v1_agent_proto_msgTypes[23]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2129,7 +2403,7 @@ func (x *Cancel) String() string {
 func (*Cancel) ProtoMessage() {}
 
 func (x *Cancel) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agent_v1_agent_proto_msgTypes[23]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2142,7 +2416,7 @@ func (x *Cancel) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cancel.ProtoReflect.Descriptor instead.
 func (*Cancel) Descriptor() ([]byte, []int) {
-	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{23}
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Cancel) GetFleetId() string {
@@ -2205,7 +2479,7 @@ type EnrollRequest struct {
 
 func (x *EnrollRequest) Reset() {
 	*x = EnrollRequest{}
-	mi := &file_api_agent_v1_agent_proto_msgTypes[24]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2217,7 +2491,7 @@ func (x *EnrollRequest) String() string {
 func (*EnrollRequest) ProtoMessage() {}
 
 func (x *EnrollRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agent_v1_agent_proto_msgTypes[24]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2230,7 +2504,7 @@ func (x *EnrollRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnrollRequest.ProtoReflect.Descriptor instead.
 func (*EnrollRequest) Descriptor() ([]byte, []int) {
-	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{24}
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *EnrollRequest) GetEnrollment() *Envelope {
@@ -2264,7 +2538,7 @@ type Enrollment struct {
 
 func (x *Enrollment) Reset() {
 	*x = Enrollment{}
-	mi := &file_api_agent_v1_agent_proto_msgTypes[25]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2276,7 +2550,7 @@ func (x *Enrollment) String() string {
 func (*Enrollment) ProtoMessage() {}
 
 func (x *Enrollment) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agent_v1_agent_proto_msgTypes[25]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2289,7 +2563,7 @@ func (x *Enrollment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Enrollment.ProtoReflect.Descriptor instead.
 func (*Enrollment) Descriptor() ([]byte, []int) {
-	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{25}
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Enrollment) GetFleetId() string {
@@ -2352,7 +2626,7 @@ type RenewRequest struct {
 
 func (x *RenewRequest) Reset() {
 	*x = RenewRequest{}
-	mi := &file_api_agent_v1_agent_proto_msgTypes[26]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2364,7 +2638,7 @@ func (x *RenewRequest) String() string {
 func (*RenewRequest) ProtoMessage() {}
 
 func (x *RenewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agent_v1_agent_proto_msgTypes[26]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2377,7 +2651,7 @@ func (x *RenewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewRequest.ProtoReflect.Descriptor instead.
 func (*RenewRequest) Descriptor() ([]byte, []int) {
-	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{26}
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *RenewRequest) GetRenewal() *Envelope {
@@ -2406,7 +2680,7 @@ type Renewal struct {
 
 func (x *Renewal) Reset() {
 	*x = Renewal{}
-	mi := &file_api_agent_v1_agent_proto_msgTypes[27]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2418,7 +2692,7 @@ func (x *Renewal) String() string {
 func (*Renewal) ProtoMessage() {}
 
 func (x *Renewal) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agent_v1_agent_proto_msgTypes[27]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2431,7 +2705,7 @@ func (x *Renewal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Renewal.ProtoReflect.Descriptor instead.
 func (*Renewal) Descriptor() ([]byte, []int) {
-	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{27}
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Renewal) GetFleetId() string {
@@ -2480,7 +2754,7 @@ type CertificateReply struct {
 
 func (x *CertificateReply) Reset() {
 	*x = CertificateReply{}
-	mi := &file_api_agent_v1_agent_proto_msgTypes[28]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2492,7 +2766,7 @@ func (x *CertificateReply) String() string {
 func (*CertificateReply) ProtoMessage() {}
 
 func (x *CertificateReply) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agent_v1_agent_proto_msgTypes[28]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2505,7 +2779,7 @@ func (x *CertificateReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CertificateReply.ProtoReflect.Descriptor instead.
 func (*CertificateReply) Descriptor() ([]byte, []int) {
-	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{28}
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *CertificateReply) GetCertificate() []byte {
@@ -2569,7 +2843,7 @@ type Heartbeat struct {
 
 func (x *Heartbeat) Reset() {
 	*x = Heartbeat{}
-	mi := &file_api_agent_v1_agent_proto_msgTypes[29]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2581,7 +2855,7 @@ func (x *Heartbeat) String() string {
 func (*Heartbeat) ProtoMessage() {}
 
 func (x *Heartbeat) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agent_v1_agent_proto_msgTypes[29]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2594,7 +2868,7 @@ func (x *Heartbeat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Heartbeat.ProtoReflect.Descriptor instead.
 func (*Heartbeat) Descriptor() ([]byte, []int) {
-	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{29}
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Heartbeat) GetAgent() *AgentInfo {
@@ -2778,7 +3052,7 @@ type AgentInfo struct {
 
 func (x *AgentInfo) Reset() {
 	*x = AgentInfo{}
-	mi := &file_api_agent_v1_agent_proto_msgTypes[30]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2790,7 +3064,7 @@ func (x *AgentInfo) String() string {
 func (*AgentInfo) ProtoMessage() {}
 
 func (x *AgentInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agent_v1_agent_proto_msgTypes[30]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2803,7 +3077,7 @@ func (x *AgentInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentInfo.ProtoReflect.Descriptor instead.
 func (*AgentInfo) Descriptor() ([]byte, []int) {
-	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{30}
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *AgentInfo) GetVersion() string {
@@ -2890,7 +3164,7 @@ type ReleaseState struct {
 
 func (x *ReleaseState) Reset() {
 	*x = ReleaseState{}
-	mi := &file_api_agent_v1_agent_proto_msgTypes[31]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2902,7 +3176,7 @@ func (x *ReleaseState) String() string {
 func (*ReleaseState) ProtoMessage() {}
 
 func (x *ReleaseState) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agent_v1_agent_proto_msgTypes[31]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2915,7 +3189,7 @@ func (x *ReleaseState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseState.ProtoReflect.Descriptor instead.
 func (*ReleaseState) Descriptor() ([]byte, []int) {
-	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{31}
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ReleaseState) GetVersion() string {
@@ -2981,7 +3255,7 @@ type EndpointState struct {
 
 func (x *EndpointState) Reset() {
 	*x = EndpointState{}
-	mi := &file_api_agent_v1_agent_proto_msgTypes[32]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2993,7 +3267,7 @@ func (x *EndpointState) String() string {
 func (*EndpointState) ProtoMessage() {}
 
 func (x *EndpointState) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agent_v1_agent_proto_msgTypes[32]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3006,7 +3280,7 @@ func (x *EndpointState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndpointState.ProtoReflect.Descriptor instead.
 func (*EndpointState) Descriptor() ([]byte, []int) {
-	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{32}
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *EndpointState) GetIsolated() bool {
@@ -3074,7 +3348,7 @@ type FileResult struct {
 
 func (x *FileResult) Reset() {
 	*x = FileResult{}
-	mi := &file_api_agent_v1_agent_proto_msgTypes[33]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3086,7 +3360,7 @@ func (x *FileResult) String() string {
 func (*FileResult) ProtoMessage() {}
 
 func (x *FileResult) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agent_v1_agent_proto_msgTypes[33]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3099,7 +3373,7 @@ func (x *FileResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileResult.ProtoReflect.Descriptor instead.
 func (*FileResult) Descriptor() ([]byte, []int) {
-	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{33}
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *FileResult) GetPath() string {
@@ -3172,7 +3446,7 @@ type Vitals struct {
 
 func (x *Vitals) Reset() {
 	*x = Vitals{}
-	mi := &file_api_agent_v1_agent_proto_msgTypes[34]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3184,7 +3458,7 @@ func (x *Vitals) String() string {
 func (*Vitals) ProtoMessage() {}
 
 func (x *Vitals) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agent_v1_agent_proto_msgTypes[34]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3197,7 +3471,7 @@ func (x *Vitals) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Vitals.ProtoReflect.Descriptor instead.
 func (*Vitals) Descriptor() ([]byte, []int) {
-	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{34}
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Vitals) GetUptime() *durationpb.Duration {
@@ -3255,7 +3529,7 @@ type ActionState struct {
 
 func (x *ActionState) Reset() {
 	*x = ActionState{}
-	mi := &file_api_agent_v1_agent_proto_msgTypes[35]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3267,7 +3541,7 @@ func (x *ActionState) String() string {
 func (*ActionState) ProtoMessage() {}
 
 func (x *ActionState) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agent_v1_agent_proto_msgTypes[35]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3280,7 +3554,7 @@ func (x *ActionState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ActionState.ProtoReflect.Descriptor instead.
 func (*ActionState) Descriptor() ([]byte, []int) {
-	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{35}
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ActionState) GetActionUid() string {
@@ -3308,7 +3582,7 @@ type Capabilities struct {
 
 func (x *Capabilities) Reset() {
 	*x = Capabilities{}
-	mi := &file_api_agent_v1_agent_proto_msgTypes[36]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3320,7 +3594,7 @@ func (x *Capabilities) String() string {
 func (*Capabilities) ProtoMessage() {}
 
 func (x *Capabilities) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agent_v1_agent_proto_msgTypes[36]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3333,7 +3607,7 @@ func (x *Capabilities) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Capabilities.ProtoReflect.Descriptor instead.
 func (*Capabilities) Descriptor() ([]byte, []int) {
-	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{36}
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Capabilities) GetNames() []string {
@@ -3376,7 +3650,7 @@ type Inventory struct {
 
 func (x *Inventory) Reset() {
 	*x = Inventory{}
-	mi := &file_api_agent_v1_agent_proto_msgTypes[37]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3388,7 +3662,7 @@ func (x *Inventory) String() string {
 func (*Inventory) ProtoMessage() {}
 
 func (x *Inventory) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agent_v1_agent_proto_msgTypes[37]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3401,7 +3675,7 @@ func (x *Inventory) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Inventory.ProtoReflect.Descriptor instead.
 func (*Inventory) Descriptor() ([]byte, []int) {
-	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{37}
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *Inventory) GetHostname() string {
@@ -3503,7 +3777,7 @@ type NetworkInterface struct {
 
 func (x *NetworkInterface) Reset() {
 	*x = NetworkInterface{}
-	mi := &file_api_agent_v1_agent_proto_msgTypes[38]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3515,7 +3789,7 @@ func (x *NetworkInterface) String() string {
 func (*NetworkInterface) ProtoMessage() {}
 
 func (x *NetworkInterface) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agent_v1_agent_proto_msgTypes[38]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3528,7 +3802,7 @@ func (x *NetworkInterface) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkInterface.ProtoReflect.Descriptor instead.
 func (*NetworkInterface) Descriptor() ([]byte, []int) {
-	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{38}
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *NetworkInterface) GetName() string {
@@ -3569,7 +3843,7 @@ type Disk struct {
 
 func (x *Disk) Reset() {
 	*x = Disk{}
-	mi := &file_api_agent_v1_agent_proto_msgTypes[39]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3581,7 +3855,7 @@ func (x *Disk) String() string {
 func (*Disk) ProtoMessage() {}
 
 func (x *Disk) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agent_v1_agent_proto_msgTypes[39]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3594,7 +3868,7 @@ func (x *Disk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Disk.ProtoReflect.Descriptor instead.
 func (*Disk) Descriptor() ([]byte, []int) {
-	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{39}
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *Disk) GetMount() string {
@@ -3649,7 +3923,7 @@ type HeartbeatReply struct {
 
 func (x *HeartbeatReply) Reset() {
 	*x = HeartbeatReply{}
-	mi := &file_api_agent_v1_agent_proto_msgTypes[40]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3661,7 +3935,7 @@ func (x *HeartbeatReply) String() string {
 func (*HeartbeatReply) ProtoMessage() {}
 
 func (x *HeartbeatReply) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agent_v1_agent_proto_msgTypes[40]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3674,7 +3948,7 @@ func (x *HeartbeatReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeartbeatReply.ProtoReflect.Descriptor instead.
 func (*HeartbeatReply) Descriptor() ([]byte, []int) {
-	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{40}
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *HeartbeatReply) GetServerTime() *timestamppb.Timestamp {
@@ -3746,7 +4020,7 @@ type ActionUpdate struct {
 
 func (x *ActionUpdate) Reset() {
 	*x = ActionUpdate{}
-	mi := &file_api_agent_v1_agent_proto_msgTypes[41]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3758,7 +4032,7 @@ func (x *ActionUpdate) String() string {
 func (*ActionUpdate) ProtoMessage() {}
 
 func (x *ActionUpdate) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agent_v1_agent_proto_msgTypes[41]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3771,7 +4045,7 @@ func (x *ActionUpdate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ActionUpdate.ProtoReflect.Descriptor instead.
 func (*ActionUpdate) Descriptor() ([]byte, []int) {
-	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{41}
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ActionUpdate) GetActionUid() string {
@@ -3820,7 +4094,7 @@ type ActionUpdates struct {
 
 func (x *ActionUpdates) Reset() {
 	*x = ActionUpdates{}
-	mi := &file_api_agent_v1_agent_proto_msgTypes[42]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3832,7 +4106,7 @@ func (x *ActionUpdates) String() string {
 func (*ActionUpdates) ProtoMessage() {}
 
 func (x *ActionUpdates) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agent_v1_agent_proto_msgTypes[42]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3845,7 +4119,7 @@ func (x *ActionUpdates) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ActionUpdates.ProtoReflect.Descriptor instead.
 func (*ActionUpdates) Descriptor() ([]byte, []int) {
-	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{42}
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ActionUpdates) GetUpdates() []*ActionUpdate {
@@ -3866,7 +4140,7 @@ type Acks struct {
 
 func (x *Acks) Reset() {
 	*x = Acks{}
-	mi := &file_api_agent_v1_agent_proto_msgTypes[43]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3878,7 +4152,7 @@ func (x *Acks) String() string {
 func (*Acks) ProtoMessage() {}
 
 func (x *Acks) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agent_v1_agent_proto_msgTypes[43]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3891,7 +4165,7 @@ func (x *Acks) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Acks.ProtoReflect.Descriptor instead.
 func (*Acks) Descriptor() ([]byte, []int) {
-	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{43}
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *Acks) GetAcks() []*Ack {
@@ -3912,7 +4186,7 @@ type Ack struct {
 
 func (x *Ack) Reset() {
 	*x = Ack{}
-	mi := &file_api_agent_v1_agent_proto_msgTypes[44]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3924,7 +4198,7 @@ func (x *Ack) String() string {
 func (*Ack) ProtoMessage() {}
 
 func (x *Ack) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agent_v1_agent_proto_msgTypes[44]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3937,7 +4211,7 @@ func (x *Ack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ack.ProtoReflect.Descriptor instead.
 func (*Ack) Descriptor() ([]byte, []int) {
-	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{44}
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *Ack) GetProblem() *Problem {
@@ -3980,7 +4254,7 @@ type ActionResult struct {
 
 func (x *ActionResult) Reset() {
 	*x = ActionResult{}
-	mi := &file_api_agent_v1_agent_proto_msgTypes[45]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3992,7 +4266,7 @@ func (x *ActionResult) String() string {
 func (*ActionResult) ProtoMessage() {}
 
 func (x *ActionResult) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agent_v1_agent_proto_msgTypes[45]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4005,7 +4279,7 @@ func (x *ActionResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ActionResult.ProtoReflect.Descriptor instead.
 func (*ActionResult) Descriptor() ([]byte, []int) {
-	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{45}
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ActionResult) GetFleetId() string {
@@ -4111,7 +4385,7 @@ type AgentMessage struct {
 
 func (x *AgentMessage) Reset() {
 	*x = AgentMessage{}
-	mi := &file_api_agent_v1_agent_proto_msgTypes[46]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4123,7 +4397,7 @@ func (x *AgentMessage) String() string {
 func (*AgentMessage) ProtoMessage() {}
 
 func (x *AgentMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agent_v1_agent_proto_msgTypes[46]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4136,7 +4410,7 @@ func (x *AgentMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentMessage.ProtoReflect.Descriptor instead.
 func (*AgentMessage) Descriptor() ([]byte, []int) {
-	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{46}
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *AgentMessage) GetId() uint64 {
@@ -4226,7 +4500,7 @@ type ServerMessage struct {
 
 func (x *ServerMessage) Reset() {
 	*x = ServerMessage{}
-	mi := &file_api_agent_v1_agent_proto_msgTypes[47]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4238,7 +4512,7 @@ func (x *ServerMessage) String() string {
 func (*ServerMessage) ProtoMessage() {}
 
 func (x *ServerMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agent_v1_agent_proto_msgTypes[47]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4251,7 +4525,7 @@ func (x *ServerMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServerMessage.ProtoReflect.Descriptor instead.
 func (*ServerMessage) Descriptor() ([]byte, []int) {
-	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{47}
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *ServerMessage) GetRe() uint64 {
@@ -4367,7 +4641,7 @@ type Orders struct {
 
 func (x *Orders) Reset() {
 	*x = Orders{}
-	mi := &file_api_agent_v1_agent_proto_msgTypes[48]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4379,7 +4653,7 @@ func (x *Orders) String() string {
 func (*Orders) ProtoMessage() {}
 
 func (x *Orders) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agent_v1_agent_proto_msgTypes[48]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4392,7 +4666,7 @@ func (x *Orders) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Orders.ProtoReflect.Descriptor instead.
 func (*Orders) Descriptor() ([]byte, []int) {
-	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{48}
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *Orders) GetOrders() []*Envelope {
@@ -4425,7 +4699,7 @@ type Ping struct {
 
 func (x *Ping) Reset() {
 	*x = Ping{}
-	mi := &file_api_agent_v1_agent_proto_msgTypes[49]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4437,7 +4711,7 @@ func (x *Ping) String() string {
 func (*Ping) ProtoMessage() {}
 
 func (x *Ping) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agent_v1_agent_proto_msgTypes[49]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4450,7 +4724,7 @@ func (x *Ping) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ping.ProtoReflect.Descriptor instead.
 func (*Ping) Descriptor() ([]byte, []int) {
-	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{49}
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{51}
 }
 
 // Pong is one. Empty.
@@ -4462,7 +4736,7 @@ type Pong struct {
 
 func (x *Pong) Reset() {
 	*x = Pong{}
-	mi := &file_api_agent_v1_agent_proto_msgTypes[50]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4474,7 +4748,7 @@ func (x *Pong) String() string {
 func (*Pong) ProtoMessage() {}
 
 func (x *Pong) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agent_v1_agent_proto_msgTypes[50]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4487,7 +4761,7 @@ func (x *Pong) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pong.ProtoReflect.Descriptor instead.
 func (*Pong) Descriptor() ([]byte, []int) {
-	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{50}
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{52}
 }
 
 // Problem is why a request was refused: a problem document of RFC 9457, always in JSON. At most 16 KiB.
@@ -4515,7 +4789,7 @@ type Problem struct {
 
 func (x *Problem) Reset() {
 	*x = Problem{}
-	mi := &file_api_agent_v1_agent_proto_msgTypes[51]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4527,7 +4801,7 @@ func (x *Problem) String() string {
 func (*Problem) ProtoMessage() {}
 
 func (x *Problem) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agent_v1_agent_proto_msgTypes[51]
+	mi := &file_api_agent_v1_agent_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4540,7 +4814,7 @@ func (x *Problem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Problem.ProtoReflect.Descriptor instead.
 func (*Problem) Descriptor() ([]byte, []int) {
-	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{51}
+	return file_api_agent_v1_agent_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *Problem) GetType() string {
@@ -4661,7 +4935,29 @@ const file_api_agent_v1_agent_proto_rawDesc = "" +
 	"\x04days\x18\x01 \x03(\rR\x04days\x12!\n" +
 	"\fstart_minute\x18\x02 \x01(\rR\vstartMinute\x12)\n" +
 	"\x10duration_minutes\x18\x03 \x01(\rR\x0fdurationMinutes\x12\x1b\n" +
-	"\ttime_zone\x18\x04 \x01(\tR\btimeZone\"\xf5\n" +
+	"\ttime_zone\x18\x04 \x01(\tR\btimeZone\"\xb6\x03\n" +
+	"\x05Offer\x12\x19\n" +
+	"\bfleet_id\x18\x01 \x01(\tR\afleetId\x12\x1f\n" +
+	"\vrelease_uid\x18\x02 \x01(\tR\n" +
+	"releaseUid\x122\n" +
+	"\x04kind\x18\x03 \x01(\x0e2\x1e.rollcall.agent.v1.ReleaseKindR\x04kind\x12\x18\n" +
+	"\aversion\x18\x04 \x01(\tR\aversion\x12\x1a\n" +
+	"\bsequence\x18\x05 \x01(\x04R\bsequence\x12\x14\n" +
+	"\x05share\x18\x06 \x01(\rR\x05share\x127\n" +
+	"\tissued_at\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\bissuedAt\x12;\n" +
+	"\vreleased_at\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"releasedAt\x129\n" +
+	"\tartifacts\x18\n" +
+	" \x03(\v2\x1b.rollcall.agent.v1.ArtifactR\tartifacts\x12\x1c\n" +
+	"\tnamespace\x18\v \x01(\tR\tnamespace\x12\x1c\n" +
+	"\twithdrawn\x18\f \x03(\tR\twithdrawnJ\x04\b\a\x10\b\"\x8f\x01\n" +
+	"\bArtifact\x12\x1a\n" +
+	"\bplatform\x18\x01 \x01(\tR\bplatform\x12\x16\n" +
+	"\x06sha256\x18\x02 \x01(\tR\x06sha256\x12\x12\n" +
+	"\x04size\x18\x03 \x01(\x04R\x04size\x12\x1d\n" +
+	"\n" +
+	"media_type\x18\x04 \x01(\tR\tmediaType\x12\x1c\n" +
+	"\tsignature\x18\x05 \x01(\tR\tsignature\"\xf5\n" +
 	"\n" +
 	"\x06Action\x12\x19\n" +
 	"\bfleet_id\x18\x01 \x01(\tR\afleetId\x12\x1f\n" +
@@ -4951,7 +5247,11 @@ const file_api_agent_v1_agent_proto_rawDesc = "" +
 	"\x13KEY_USE_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fKEY_USE_ROOT\x10\x01\x12\x12\n" +
 	"\x0eKEY_USE_ORDERS\x10\x02\x12\x13\n" +
-	"\x0fKEY_USE_CONTENT\x10\x03*\xd8\x01\n" +
+	"\x0fKEY_USE_CONTENT\x10\x03*]\n" +
+	"\vReleaseKind\x12\x1c\n" +
+	"\x18RELEASE_KIND_UNSPECIFIED\x10\x00\x12\x18\n" +
+	"\x14RELEASE_KIND_CONTENT\x10\x01\x12\x16\n" +
+	"\x12RELEASE_KIND_AGENT\x10\x02*\xd8\x01\n" +
 	"\fReleasePhase\x12\x1d\n" +
 	"\x19RELEASE_PHASE_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15RELEASE_PHASE_CURRENT\x10\x01\x12\x1d\n" +
@@ -4989,161 +5289,168 @@ func file_api_agent_v1_agent_proto_rawDescGZIP() []byte {
 	return file_api_agent_v1_agent_proto_rawDescData
 }
 
-var file_api_agent_v1_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_api_agent_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 52)
+var file_api_agent_v1_agent_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
+var file_api_agent_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 54)
 var file_api_agent_v1_agent_proto_goTypes = []any{
 	(KeyUse)(0),                       // 0: rollcall.agent.v1.KeyUse
-	(ReleasePhase)(0),                 // 1: rollcall.agent.v1.ReleasePhase
-	(ActionPhase)(0),                  // 2: rollcall.agent.v1.ActionPhase
-	(Section)(0),                      // 3: rollcall.agent.v1.Section
-	(Outcome)(0),                      // 4: rollcall.agent.v1.Outcome
-	(*Envelope)(nil),                  // 5: rollcall.agent.v1.Envelope
-	(*Signature)(nil),                 // 6: rollcall.agent.v1.Signature
-	(*TrustBundle)(nil),               // 7: rollcall.agent.v1.TrustBundle
-	(*TrustKey)(nil),                  // 8: rollcall.agent.v1.TrustKey
-	(*TrustReply)(nil),                // 9: rollcall.agent.v1.TrustReply
-	(*Beacon)(nil),                    // 10: rollcall.agent.v1.Beacon
-	(*Assignment)(nil),                // 11: rollcall.agent.v1.Assignment
-	(*Policy)(nil),                    // 12: rollcall.agent.v1.Policy
-	(*MaintenanceWindow)(nil),         // 13: rollcall.agent.v1.MaintenanceWindow
-	(*Action)(nil),                    // 14: rollcall.agent.v1.Action
-	(*QuarantineFile)(nil),            // 15: rollcall.agent.v1.QuarantineFile
-	(*RestoreFile)(nil),               // 16: rollcall.agent.v1.RestoreFile
-	(*TerminateProcess)(nil),          // 17: rollcall.agent.v1.TerminateProcess
-	(*ProcessInstance)(nil),           // 18: rollcall.agent.v1.ProcessInstance
-	(*IsolateEndpoint)(nil),           // 19: rollcall.agent.v1.IsolateEndpoint
-	(*CancelIsolation)(nil),           // 20: rollcall.agent.v1.CancelIsolation
-	(*LiveTerminal)(nil),              // 21: rollcall.agent.v1.LiveTerminal
-	(*SetEndpointProxy)(nil),          // 22: rollcall.agent.v1.SetEndpointProxy
-	(*DisableEndpointProxy)(nil),      // 23: rollcall.agent.v1.DisableEndpointProxy
-	(*RetrieveFiles)(nil),             // 24: rollcall.agent.v1.RetrieveFiles
-	(*RetrieveSecurityEventData)(nil), // 25: rollcall.agent.v1.RetrieveSecurityEventData
-	(*RetrieveSupportFile)(nil),       // 26: rollcall.agent.v1.RetrieveSupportFile
-	(*PerformHeartbeat)(nil),          // 27: rollcall.agent.v1.PerformHeartbeat
-	(*Cancel)(nil),                    // 28: rollcall.agent.v1.Cancel
-	(*EnrollRequest)(nil),             // 29: rollcall.agent.v1.EnrollRequest
-	(*Enrollment)(nil),                // 30: rollcall.agent.v1.Enrollment
-	(*RenewRequest)(nil),              // 31: rollcall.agent.v1.RenewRequest
-	(*Renewal)(nil),                   // 32: rollcall.agent.v1.Renewal
-	(*CertificateReply)(nil),          // 33: rollcall.agent.v1.CertificateReply
-	(*Heartbeat)(nil),                 // 34: rollcall.agent.v1.Heartbeat
-	(*AgentInfo)(nil),                 // 35: rollcall.agent.v1.AgentInfo
-	(*ReleaseState)(nil),              // 36: rollcall.agent.v1.ReleaseState
-	(*EndpointState)(nil),             // 37: rollcall.agent.v1.EndpointState
-	(*FileResult)(nil),                // 38: rollcall.agent.v1.FileResult
-	(*Vitals)(nil),                    // 39: rollcall.agent.v1.Vitals
-	(*ActionState)(nil),               // 40: rollcall.agent.v1.ActionState
-	(*Capabilities)(nil),              // 41: rollcall.agent.v1.Capabilities
-	(*Inventory)(nil),                 // 42: rollcall.agent.v1.Inventory
-	(*NetworkInterface)(nil),          // 43: rollcall.agent.v1.NetworkInterface
-	(*Disk)(nil),                      // 44: rollcall.agent.v1.Disk
-	(*HeartbeatReply)(nil),            // 45: rollcall.agent.v1.HeartbeatReply
-	(*ActionUpdate)(nil),              // 46: rollcall.agent.v1.ActionUpdate
-	(*ActionUpdates)(nil),             // 47: rollcall.agent.v1.ActionUpdates
-	(*Acks)(nil),                      // 48: rollcall.agent.v1.Acks
-	(*Ack)(nil),                       // 49: rollcall.agent.v1.Ack
-	(*ActionResult)(nil),              // 50: rollcall.agent.v1.ActionResult
-	(*AgentMessage)(nil),              // 51: rollcall.agent.v1.AgentMessage
-	(*ServerMessage)(nil),             // 52: rollcall.agent.v1.ServerMessage
-	(*Orders)(nil),                    // 53: rollcall.agent.v1.Orders
-	(*Ping)(nil),                      // 54: rollcall.agent.v1.Ping
-	(*Pong)(nil),                      // 55: rollcall.agent.v1.Pong
-	(*Problem)(nil),                   // 56: rollcall.agent.v1.Problem
-	(*timestamppb.Timestamp)(nil),     // 57: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),       // 58: google.protobuf.Duration
+	(ReleaseKind)(0),                  // 1: rollcall.agent.v1.ReleaseKind
+	(ReleasePhase)(0),                 // 2: rollcall.agent.v1.ReleasePhase
+	(ActionPhase)(0),                  // 3: rollcall.agent.v1.ActionPhase
+	(Section)(0),                      // 4: rollcall.agent.v1.Section
+	(Outcome)(0),                      // 5: rollcall.agent.v1.Outcome
+	(*Envelope)(nil),                  // 6: rollcall.agent.v1.Envelope
+	(*Signature)(nil),                 // 7: rollcall.agent.v1.Signature
+	(*TrustBundle)(nil),               // 8: rollcall.agent.v1.TrustBundle
+	(*TrustKey)(nil),                  // 9: rollcall.agent.v1.TrustKey
+	(*TrustReply)(nil),                // 10: rollcall.agent.v1.TrustReply
+	(*Beacon)(nil),                    // 11: rollcall.agent.v1.Beacon
+	(*Assignment)(nil),                // 12: rollcall.agent.v1.Assignment
+	(*Policy)(nil),                    // 13: rollcall.agent.v1.Policy
+	(*MaintenanceWindow)(nil),         // 14: rollcall.agent.v1.MaintenanceWindow
+	(*Offer)(nil),                     // 15: rollcall.agent.v1.Offer
+	(*Artifact)(nil),                  // 16: rollcall.agent.v1.Artifact
+	(*Action)(nil),                    // 17: rollcall.agent.v1.Action
+	(*QuarantineFile)(nil),            // 18: rollcall.agent.v1.QuarantineFile
+	(*RestoreFile)(nil),               // 19: rollcall.agent.v1.RestoreFile
+	(*TerminateProcess)(nil),          // 20: rollcall.agent.v1.TerminateProcess
+	(*ProcessInstance)(nil),           // 21: rollcall.agent.v1.ProcessInstance
+	(*IsolateEndpoint)(nil),           // 22: rollcall.agent.v1.IsolateEndpoint
+	(*CancelIsolation)(nil),           // 23: rollcall.agent.v1.CancelIsolation
+	(*LiveTerminal)(nil),              // 24: rollcall.agent.v1.LiveTerminal
+	(*SetEndpointProxy)(nil),          // 25: rollcall.agent.v1.SetEndpointProxy
+	(*DisableEndpointProxy)(nil),      // 26: rollcall.agent.v1.DisableEndpointProxy
+	(*RetrieveFiles)(nil),             // 27: rollcall.agent.v1.RetrieveFiles
+	(*RetrieveSecurityEventData)(nil), // 28: rollcall.agent.v1.RetrieveSecurityEventData
+	(*RetrieveSupportFile)(nil),       // 29: rollcall.agent.v1.RetrieveSupportFile
+	(*PerformHeartbeat)(nil),          // 30: rollcall.agent.v1.PerformHeartbeat
+	(*Cancel)(nil),                    // 31: rollcall.agent.v1.Cancel
+	(*EnrollRequest)(nil),             // 32: rollcall.agent.v1.EnrollRequest
+	(*Enrollment)(nil),                // 33: rollcall.agent.v1.Enrollment
+	(*RenewRequest)(nil),              // 34: rollcall.agent.v1.RenewRequest
+	(*Renewal)(nil),                   // 35: rollcall.agent.v1.Renewal
+	(*CertificateReply)(nil),          // 36: rollcall.agent.v1.CertificateReply
+	(*Heartbeat)(nil),                 // 37: rollcall.agent.v1.Heartbeat
+	(*AgentInfo)(nil),                 // 38: rollcall.agent.v1.AgentInfo
+	(*ReleaseState)(nil),              // 39: rollcall.agent.v1.ReleaseState
+	(*EndpointState)(nil),             // 40: rollcall.agent.v1.EndpointState
+	(*FileResult)(nil),                // 41: rollcall.agent.v1.FileResult
+	(*Vitals)(nil),                    // 42: rollcall.agent.v1.Vitals
+	(*ActionState)(nil),               // 43: rollcall.agent.v1.ActionState
+	(*Capabilities)(nil),              // 44: rollcall.agent.v1.Capabilities
+	(*Inventory)(nil),                 // 45: rollcall.agent.v1.Inventory
+	(*NetworkInterface)(nil),          // 46: rollcall.agent.v1.NetworkInterface
+	(*Disk)(nil),                      // 47: rollcall.agent.v1.Disk
+	(*HeartbeatReply)(nil),            // 48: rollcall.agent.v1.HeartbeatReply
+	(*ActionUpdate)(nil),              // 49: rollcall.agent.v1.ActionUpdate
+	(*ActionUpdates)(nil),             // 50: rollcall.agent.v1.ActionUpdates
+	(*Acks)(nil),                      // 51: rollcall.agent.v1.Acks
+	(*Ack)(nil),                       // 52: rollcall.agent.v1.Ack
+	(*ActionResult)(nil),              // 53: rollcall.agent.v1.ActionResult
+	(*AgentMessage)(nil),              // 54: rollcall.agent.v1.AgentMessage
+	(*ServerMessage)(nil),             // 55: rollcall.agent.v1.ServerMessage
+	(*Orders)(nil),                    // 56: rollcall.agent.v1.Orders
+	(*Ping)(nil),                      // 57: rollcall.agent.v1.Ping
+	(*Pong)(nil),                      // 58: rollcall.agent.v1.Pong
+	(*Problem)(nil),                   // 59: rollcall.agent.v1.Problem
+	(*timestamppb.Timestamp)(nil),     // 60: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),       // 61: google.protobuf.Duration
 }
 var file_api_agent_v1_agent_proto_depIdxs = []int32{
-	6,  // 0: rollcall.agent.v1.Envelope.signatures:type_name -> rollcall.agent.v1.Signature
-	57, // 1: rollcall.agent.v1.TrustBundle.issued_at:type_name -> google.protobuf.Timestamp
-	8,  // 2: rollcall.agent.v1.TrustBundle.keys:type_name -> rollcall.agent.v1.TrustKey
-	57, // 3: rollcall.agent.v1.TrustBundle.reset_time_floor:type_name -> google.protobuf.Timestamp
+	7,  // 0: rollcall.agent.v1.Envelope.signatures:type_name -> rollcall.agent.v1.Signature
+	60, // 1: rollcall.agent.v1.TrustBundle.issued_at:type_name -> google.protobuf.Timestamp
+	9,  // 2: rollcall.agent.v1.TrustBundle.keys:type_name -> rollcall.agent.v1.TrustKey
+	60, // 3: rollcall.agent.v1.TrustBundle.reset_time_floor:type_name -> google.protobuf.Timestamp
 	0,  // 4: rollcall.agent.v1.TrustKey.uses:type_name -> rollcall.agent.v1.KeyUse
-	5,  // 5: rollcall.agent.v1.TrustReply.bundles:type_name -> rollcall.agent.v1.Envelope
-	57, // 6: rollcall.agent.v1.Beacon.issued_at:type_name -> google.protobuf.Timestamp
-	57, // 7: rollcall.agent.v1.Assignment.issued_at:type_name -> google.protobuf.Timestamp
-	57, // 8: rollcall.agent.v1.Policy.issued_at:type_name -> google.protobuf.Timestamp
-	58, // 9: rollcall.agent.v1.Policy.heartbeat_interval:type_name -> google.protobuf.Duration
-	58, // 10: rollcall.agent.v1.Policy.report_interval:type_name -> google.protobuf.Duration
-	13, // 11: rollcall.agent.v1.Policy.windows:type_name -> rollcall.agent.v1.MaintenanceWindow
-	58, // 12: rollcall.agent.v1.Policy.ping_interval:type_name -> google.protobuf.Duration
-	57, // 13: rollcall.agent.v1.Action.issued_at:type_name -> google.protobuf.Timestamp
-	57, // 14: rollcall.agent.v1.Action.expires_at:type_name -> google.protobuf.Timestamp
-	58, // 15: rollcall.agent.v1.Action.active_deadline:type_name -> google.protobuf.Duration
-	15, // 16: rollcall.agent.v1.Action.quarantine_file:type_name -> rollcall.agent.v1.QuarantineFile
-	16, // 17: rollcall.agent.v1.Action.restore_file:type_name -> rollcall.agent.v1.RestoreFile
-	17, // 18: rollcall.agent.v1.Action.terminate_process:type_name -> rollcall.agent.v1.TerminateProcess
-	19, // 19: rollcall.agent.v1.Action.isolate_endpoint:type_name -> rollcall.agent.v1.IsolateEndpoint
-	20, // 20: rollcall.agent.v1.Action.cancel_isolation:type_name -> rollcall.agent.v1.CancelIsolation
-	21, // 21: rollcall.agent.v1.Action.live_terminal:type_name -> rollcall.agent.v1.LiveTerminal
-	22, // 22: rollcall.agent.v1.Action.set_endpoint_proxy:type_name -> rollcall.agent.v1.SetEndpointProxy
-	23, // 23: rollcall.agent.v1.Action.disable_endpoint_proxy:type_name -> rollcall.agent.v1.DisableEndpointProxy
-	24, // 24: rollcall.agent.v1.Action.retrieve_files:type_name -> rollcall.agent.v1.RetrieveFiles
-	25, // 25: rollcall.agent.v1.Action.retrieve_security_event_data:type_name -> rollcall.agent.v1.RetrieveSecurityEventData
-	26, // 26: rollcall.agent.v1.Action.retrieve_support_file:type_name -> rollcall.agent.v1.RetrieveSupportFile
-	27, // 27: rollcall.agent.v1.Action.perform_heartbeat:type_name -> rollcall.agent.v1.PerformHeartbeat
-	57, // 28: rollcall.agent.v1.TerminateProcess.start_time:type_name -> google.protobuf.Timestamp
-	58, // 29: rollcall.agent.v1.TerminateProcess.grace:type_name -> google.protobuf.Duration
-	57, // 30: rollcall.agent.v1.ProcessInstance.start_time:type_name -> google.protobuf.Timestamp
-	58, // 31: rollcall.agent.v1.LiveTerminal.idle_timeout:type_name -> google.protobuf.Duration
-	58, // 32: rollcall.agent.v1.SetEndpointProxy.trial:type_name -> google.protobuf.Duration
-	57, // 33: rollcall.agent.v1.Cancel.issued_at:type_name -> google.protobuf.Timestamp
-	57, // 34: rollcall.agent.v1.Cancel.expires_at:type_name -> google.protobuf.Timestamp
-	57, // 35: rollcall.agent.v1.Cancel.action_issued_at:type_name -> google.protobuf.Timestamp
-	5,  // 36: rollcall.agent.v1.EnrollRequest.enrollment:type_name -> rollcall.agent.v1.Envelope
-	57, // 37: rollcall.agent.v1.Enrollment.created_at:type_name -> google.protobuf.Timestamp
-	5,  // 38: rollcall.agent.v1.RenewRequest.renewal:type_name -> rollcall.agent.v1.Envelope
-	57, // 39: rollcall.agent.v1.Renewal.created_at:type_name -> google.protobuf.Timestamp
-	35, // 40: rollcall.agent.v1.Heartbeat.agent:type_name -> rollcall.agent.v1.AgentInfo
-	57, // 41: rollcall.agent.v1.Heartbeat.sent_at:type_name -> google.protobuf.Timestamp
-	57, // 42: rollcall.agent.v1.Heartbeat.assignment_issued_at:type_name -> google.protobuf.Timestamp
-	36, // 43: rollcall.agent.v1.Heartbeat.content:type_name -> rollcall.agent.v1.ReleaseState
-	36, // 44: rollcall.agent.v1.Heartbeat.agent_release:type_name -> rollcall.agent.v1.ReleaseState
-	37, // 45: rollcall.agent.v1.Heartbeat.state:type_name -> rollcall.agent.v1.EndpointState
-	39, // 46: rollcall.agent.v1.Heartbeat.vitals:type_name -> rollcall.agent.v1.Vitals
-	40, // 47: rollcall.agent.v1.Heartbeat.open_actions:type_name -> rollcall.agent.v1.ActionState
-	41, // 48: rollcall.agent.v1.Heartbeat.capabilities:type_name -> rollcall.agent.v1.Capabilities
-	42, // 49: rollcall.agent.v1.Heartbeat.inventory:type_name -> rollcall.agent.v1.Inventory
-	58, // 50: rollcall.agent.v1.Heartbeat.clock_skew:type_name -> google.protobuf.Duration
-	58, // 51: rollcall.agent.v1.Heartbeat.beacon_age:type_name -> google.protobuf.Duration
-	57, // 52: rollcall.agent.v1.AgentInfo.journal_created_at:type_name -> google.protobuf.Timestamp
-	1,  // 53: rollcall.agent.v1.ReleaseState.phase:type_name -> rollcall.agent.v1.ReleasePhase
-	38, // 54: rollcall.agent.v1.EndpointState.quarantine:type_name -> rollcall.agent.v1.FileResult
-	57, // 55: rollcall.agent.v1.FileResult.quarantined_at:type_name -> google.protobuf.Timestamp
-	58, // 56: rollcall.agent.v1.Vitals.uptime:type_name -> google.protobuf.Duration
-	2,  // 57: rollcall.agent.v1.ActionState.phase:type_name -> rollcall.agent.v1.ActionPhase
-	43, // 58: rollcall.agent.v1.Inventory.interfaces:type_name -> rollcall.agent.v1.NetworkInterface
-	44, // 59: rollcall.agent.v1.Inventory.disks:type_name -> rollcall.agent.v1.Disk
-	57, // 60: rollcall.agent.v1.Inventory.boot_time:type_name -> google.protobuf.Timestamp
-	57, // 61: rollcall.agent.v1.HeartbeatReply.server_time:type_name -> google.protobuf.Timestamp
-	5,  // 62: rollcall.agent.v1.HeartbeatReply.beacon:type_name -> rollcall.agent.v1.Envelope
-	5,  // 63: rollcall.agent.v1.HeartbeatReply.orders:type_name -> rollcall.agent.v1.Envelope
-	3,  // 64: rollcall.agent.v1.HeartbeatReply.send:type_name -> rollcall.agent.v1.Section
-	2,  // 65: rollcall.agent.v1.ActionUpdate.phase:type_name -> rollcall.agent.v1.ActionPhase
-	5,  // 66: rollcall.agent.v1.ActionUpdate.result:type_name -> rollcall.agent.v1.Envelope
-	46, // 67: rollcall.agent.v1.ActionUpdates.updates:type_name -> rollcall.agent.v1.ActionUpdate
-	49, // 68: rollcall.agent.v1.Acks.acks:type_name -> rollcall.agent.v1.Ack
-	56, // 69: rollcall.agent.v1.Ack.problem:type_name -> rollcall.agent.v1.Problem
-	4,  // 70: rollcall.agent.v1.ActionResult.outcome:type_name -> rollcall.agent.v1.Outcome
-	57, // 71: rollcall.agent.v1.ActionResult.started_at:type_name -> google.protobuf.Timestamp
-	57, // 72: rollcall.agent.v1.ActionResult.finished_at:type_name -> google.protobuf.Timestamp
-	38, // 73: rollcall.agent.v1.ActionResult.files:type_name -> rollcall.agent.v1.FileResult
-	18, // 74: rollcall.agent.v1.ActionResult.processes:type_name -> rollcall.agent.v1.ProcessInstance
-	34, // 75: rollcall.agent.v1.AgentMessage.heartbeat:type_name -> rollcall.agent.v1.Heartbeat
-	46, // 76: rollcall.agent.v1.AgentMessage.action_update:type_name -> rollcall.agent.v1.ActionUpdate
-	54, // 77: rollcall.agent.v1.AgentMessage.ping:type_name -> rollcall.agent.v1.Ping
-	45, // 78: rollcall.agent.v1.ServerMessage.heartbeat_reply:type_name -> rollcall.agent.v1.HeartbeatReply
-	53, // 79: rollcall.agent.v1.ServerMessage.orders:type_name -> rollcall.agent.v1.Orders
-	49, // 80: rollcall.agent.v1.ServerMessage.ack:type_name -> rollcall.agent.v1.Ack
-	56, // 81: rollcall.agent.v1.ServerMessage.problem:type_name -> rollcall.agent.v1.Problem
-	55, // 82: rollcall.agent.v1.ServerMessage.pong:type_name -> rollcall.agent.v1.Pong
-	5,  // 83: rollcall.agent.v1.Orders.orders:type_name -> rollcall.agent.v1.Envelope
-	5,  // 84: rollcall.agent.v1.Orders.beacon:type_name -> rollcall.agent.v1.Envelope
-	57, // 85: rollcall.agent.v1.Orders.server_time:type_name -> google.protobuf.Timestamp
-	86, // [86:86] is the sub-list for method output_type
-	86, // [86:86] is the sub-list for method input_type
-	86, // [86:86] is the sub-list for extension type_name
-	86, // [86:86] is the sub-list for extension extendee
-	0,  // [0:86] is the sub-list for field type_name
+	6,  // 5: rollcall.agent.v1.TrustReply.bundles:type_name -> rollcall.agent.v1.Envelope
+	60, // 6: rollcall.agent.v1.Beacon.issued_at:type_name -> google.protobuf.Timestamp
+	60, // 7: rollcall.agent.v1.Assignment.issued_at:type_name -> google.protobuf.Timestamp
+	60, // 8: rollcall.agent.v1.Policy.issued_at:type_name -> google.protobuf.Timestamp
+	61, // 9: rollcall.agent.v1.Policy.heartbeat_interval:type_name -> google.protobuf.Duration
+	61, // 10: rollcall.agent.v1.Policy.report_interval:type_name -> google.protobuf.Duration
+	14, // 11: rollcall.agent.v1.Policy.windows:type_name -> rollcall.agent.v1.MaintenanceWindow
+	61, // 12: rollcall.agent.v1.Policy.ping_interval:type_name -> google.protobuf.Duration
+	1,  // 13: rollcall.agent.v1.Offer.kind:type_name -> rollcall.agent.v1.ReleaseKind
+	60, // 14: rollcall.agent.v1.Offer.issued_at:type_name -> google.protobuf.Timestamp
+	60, // 15: rollcall.agent.v1.Offer.released_at:type_name -> google.protobuf.Timestamp
+	16, // 16: rollcall.agent.v1.Offer.artifacts:type_name -> rollcall.agent.v1.Artifact
+	60, // 17: rollcall.agent.v1.Action.issued_at:type_name -> google.protobuf.Timestamp
+	60, // 18: rollcall.agent.v1.Action.expires_at:type_name -> google.protobuf.Timestamp
+	61, // 19: rollcall.agent.v1.Action.active_deadline:type_name -> google.protobuf.Duration
+	18, // 20: rollcall.agent.v1.Action.quarantine_file:type_name -> rollcall.agent.v1.QuarantineFile
+	19, // 21: rollcall.agent.v1.Action.restore_file:type_name -> rollcall.agent.v1.RestoreFile
+	20, // 22: rollcall.agent.v1.Action.terminate_process:type_name -> rollcall.agent.v1.TerminateProcess
+	22, // 23: rollcall.agent.v1.Action.isolate_endpoint:type_name -> rollcall.agent.v1.IsolateEndpoint
+	23, // 24: rollcall.agent.v1.Action.cancel_isolation:type_name -> rollcall.agent.v1.CancelIsolation
+	24, // 25: rollcall.agent.v1.Action.live_terminal:type_name -> rollcall.agent.v1.LiveTerminal
+	25, // 26: rollcall.agent.v1.Action.set_endpoint_proxy:type_name -> rollcall.agent.v1.SetEndpointProxy
+	26, // 27: rollcall.agent.v1.Action.disable_endpoint_proxy:type_name -> rollcall.agent.v1.DisableEndpointProxy
+	27, // 28: rollcall.agent.v1.Action.retrieve_files:type_name -> rollcall.agent.v1.RetrieveFiles
+	28, // 29: rollcall.agent.v1.Action.retrieve_security_event_data:type_name -> rollcall.agent.v1.RetrieveSecurityEventData
+	29, // 30: rollcall.agent.v1.Action.retrieve_support_file:type_name -> rollcall.agent.v1.RetrieveSupportFile
+	30, // 31: rollcall.agent.v1.Action.perform_heartbeat:type_name -> rollcall.agent.v1.PerformHeartbeat
+	60, // 32: rollcall.agent.v1.TerminateProcess.start_time:type_name -> google.protobuf.Timestamp
+	61, // 33: rollcall.agent.v1.TerminateProcess.grace:type_name -> google.protobuf.Duration
+	60, // 34: rollcall.agent.v1.ProcessInstance.start_time:type_name -> google.protobuf.Timestamp
+	61, // 35: rollcall.agent.v1.LiveTerminal.idle_timeout:type_name -> google.protobuf.Duration
+	61, // 36: rollcall.agent.v1.SetEndpointProxy.trial:type_name -> google.protobuf.Duration
+	60, // 37: rollcall.agent.v1.Cancel.issued_at:type_name -> google.protobuf.Timestamp
+	60, // 38: rollcall.agent.v1.Cancel.expires_at:type_name -> google.protobuf.Timestamp
+	60, // 39: rollcall.agent.v1.Cancel.action_issued_at:type_name -> google.protobuf.Timestamp
+	6,  // 40: rollcall.agent.v1.EnrollRequest.enrollment:type_name -> rollcall.agent.v1.Envelope
+	60, // 41: rollcall.agent.v1.Enrollment.created_at:type_name -> google.protobuf.Timestamp
+	6,  // 42: rollcall.agent.v1.RenewRequest.renewal:type_name -> rollcall.agent.v1.Envelope
+	60, // 43: rollcall.agent.v1.Renewal.created_at:type_name -> google.protobuf.Timestamp
+	38, // 44: rollcall.agent.v1.Heartbeat.agent:type_name -> rollcall.agent.v1.AgentInfo
+	60, // 45: rollcall.agent.v1.Heartbeat.sent_at:type_name -> google.protobuf.Timestamp
+	60, // 46: rollcall.agent.v1.Heartbeat.assignment_issued_at:type_name -> google.protobuf.Timestamp
+	39, // 47: rollcall.agent.v1.Heartbeat.content:type_name -> rollcall.agent.v1.ReleaseState
+	39, // 48: rollcall.agent.v1.Heartbeat.agent_release:type_name -> rollcall.agent.v1.ReleaseState
+	40, // 49: rollcall.agent.v1.Heartbeat.state:type_name -> rollcall.agent.v1.EndpointState
+	42, // 50: rollcall.agent.v1.Heartbeat.vitals:type_name -> rollcall.agent.v1.Vitals
+	43, // 51: rollcall.agent.v1.Heartbeat.open_actions:type_name -> rollcall.agent.v1.ActionState
+	44, // 52: rollcall.agent.v1.Heartbeat.capabilities:type_name -> rollcall.agent.v1.Capabilities
+	45, // 53: rollcall.agent.v1.Heartbeat.inventory:type_name -> rollcall.agent.v1.Inventory
+	61, // 54: rollcall.agent.v1.Heartbeat.clock_skew:type_name -> google.protobuf.Duration
+	61, // 55: rollcall.agent.v1.Heartbeat.beacon_age:type_name -> google.protobuf.Duration
+	60, // 56: rollcall.agent.v1.AgentInfo.journal_created_at:type_name -> google.protobuf.Timestamp
+	2,  // 57: rollcall.agent.v1.ReleaseState.phase:type_name -> rollcall.agent.v1.ReleasePhase
+	41, // 58: rollcall.agent.v1.EndpointState.quarantine:type_name -> rollcall.agent.v1.FileResult
+	60, // 59: rollcall.agent.v1.FileResult.quarantined_at:type_name -> google.protobuf.Timestamp
+	61, // 60: rollcall.agent.v1.Vitals.uptime:type_name -> google.protobuf.Duration
+	3,  // 61: rollcall.agent.v1.ActionState.phase:type_name -> rollcall.agent.v1.ActionPhase
+	46, // 62: rollcall.agent.v1.Inventory.interfaces:type_name -> rollcall.agent.v1.NetworkInterface
+	47, // 63: rollcall.agent.v1.Inventory.disks:type_name -> rollcall.agent.v1.Disk
+	60, // 64: rollcall.agent.v1.Inventory.boot_time:type_name -> google.protobuf.Timestamp
+	60, // 65: rollcall.agent.v1.HeartbeatReply.server_time:type_name -> google.protobuf.Timestamp
+	6,  // 66: rollcall.agent.v1.HeartbeatReply.beacon:type_name -> rollcall.agent.v1.Envelope
+	6,  // 67: rollcall.agent.v1.HeartbeatReply.orders:type_name -> rollcall.agent.v1.Envelope
+	4,  // 68: rollcall.agent.v1.HeartbeatReply.send:type_name -> rollcall.agent.v1.Section
+	3,  // 69: rollcall.agent.v1.ActionUpdate.phase:type_name -> rollcall.agent.v1.ActionPhase
+	6,  // 70: rollcall.agent.v1.ActionUpdate.result:type_name -> rollcall.agent.v1.Envelope
+	49, // 71: rollcall.agent.v1.ActionUpdates.updates:type_name -> rollcall.agent.v1.ActionUpdate
+	52, // 72: rollcall.agent.v1.Acks.acks:type_name -> rollcall.agent.v1.Ack
+	59, // 73: rollcall.agent.v1.Ack.problem:type_name -> rollcall.agent.v1.Problem
+	5,  // 74: rollcall.agent.v1.ActionResult.outcome:type_name -> rollcall.agent.v1.Outcome
+	60, // 75: rollcall.agent.v1.ActionResult.started_at:type_name -> google.protobuf.Timestamp
+	60, // 76: rollcall.agent.v1.ActionResult.finished_at:type_name -> google.protobuf.Timestamp
+	41, // 77: rollcall.agent.v1.ActionResult.files:type_name -> rollcall.agent.v1.FileResult
+	21, // 78: rollcall.agent.v1.ActionResult.processes:type_name -> rollcall.agent.v1.ProcessInstance
+	37, // 79: rollcall.agent.v1.AgentMessage.heartbeat:type_name -> rollcall.agent.v1.Heartbeat
+	49, // 80: rollcall.agent.v1.AgentMessage.action_update:type_name -> rollcall.agent.v1.ActionUpdate
+	57, // 81: rollcall.agent.v1.AgentMessage.ping:type_name -> rollcall.agent.v1.Ping
+	48, // 82: rollcall.agent.v1.ServerMessage.heartbeat_reply:type_name -> rollcall.agent.v1.HeartbeatReply
+	56, // 83: rollcall.agent.v1.ServerMessage.orders:type_name -> rollcall.agent.v1.Orders
+	52, // 84: rollcall.agent.v1.ServerMessage.ack:type_name -> rollcall.agent.v1.Ack
+	59, // 85: rollcall.agent.v1.ServerMessage.problem:type_name -> rollcall.agent.v1.Problem
+	58, // 86: rollcall.agent.v1.ServerMessage.pong:type_name -> rollcall.agent.v1.Pong
+	6,  // 87: rollcall.agent.v1.Orders.orders:type_name -> rollcall.agent.v1.Envelope
+	6,  // 88: rollcall.agent.v1.Orders.beacon:type_name -> rollcall.agent.v1.Envelope
+	60, // 89: rollcall.agent.v1.Orders.server_time:type_name -> google.protobuf.Timestamp
+	90, // [90:90] is the sub-list for method output_type
+	90, // [90:90] is the sub-list for method input_type
+	90, // [90:90] is the sub-list for extension type_name
+	90, // [90:90] is the sub-list for extension extendee
+	0,  // [0:90] is the sub-list for field type_name
 }
 
 func init() { file_api_agent_v1_agent_proto_init() }
@@ -5151,7 +5458,7 @@ func file_api_agent_v1_agent_proto_init() {
 	if File_api_agent_v1_agent_proto != nil {
 		return
 	}
-	file_api_agent_v1_agent_proto_msgTypes[9].OneofWrappers = []any{
+	file_api_agent_v1_agent_proto_msgTypes[11].OneofWrappers = []any{
 		(*Action_QuarantineFile)(nil),
 		(*Action_RestoreFile)(nil),
 		(*Action_TerminateProcess)(nil),
@@ -5165,12 +5472,12 @@ func file_api_agent_v1_agent_proto_init() {
 		(*Action_RetrieveSupportFile)(nil),
 		(*Action_PerformHeartbeat)(nil),
 	}
-	file_api_agent_v1_agent_proto_msgTypes[46].OneofWrappers = []any{
+	file_api_agent_v1_agent_proto_msgTypes[48].OneofWrappers = []any{
 		(*AgentMessage_Heartbeat)(nil),
 		(*AgentMessage_ActionUpdate)(nil),
 		(*AgentMessage_Ping)(nil),
 	}
-	file_api_agent_v1_agent_proto_msgTypes[47].OneofWrappers = []any{
+	file_api_agent_v1_agent_proto_msgTypes[49].OneofWrappers = []any{
 		(*ServerMessage_HeartbeatReply)(nil),
 		(*ServerMessage_Orders)(nil),
 		(*ServerMessage_Ack)(nil),
@@ -5182,8 +5489,8 @@ func file_api_agent_v1_agent_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_api_agent_v1_agent_proto_rawDesc), len(file_api_agent_v1_agent_proto_rawDesc)),
-			NumEnums:      5,
-			NumMessages:   52,
+			NumEnums:      6,
+			NumMessages:   54,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

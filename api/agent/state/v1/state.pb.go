@@ -101,6 +101,8 @@ type AgentState struct {
 	Assignment *v1.Envelope `protobuf:"bytes,4,opt,name=assignment,proto3" json:"assignment,omitempty"`
 	// policies are the newest of each policy ID, at most 4.
 	Policies []*v1.Envelope `protobuf:"bytes,5,rep,name=policies,proto3" json:"policies,omitempty"`
+	// content_offer is the newest offer of content that is obeyed.
+	ContentOffer *v1.Envelope `protobuf:"bytes,6,opt,name=content_offer,json=contentOffer,proto3" json:"content_offer,omitempty"`
 	// journal_id is random, made with the journal.
 	JournalId string `protobuf:"bytes,10,opt,name=journal_id,json=journalId,proto3" json:"journal_id,omitempty"`
 	// journal_created_at is the signed time at the first beacon after the journal was made.
@@ -176,6 +178,13 @@ func (x *AgentState) GetAssignment() *v1.Envelope {
 func (x *AgentState) GetPolicies() []*v1.Envelope {
 	if x != nil {
 		return x.Policies
+	}
+	return nil
+}
+
+func (x *AgentState) GetContentOffer() *v1.Envelope {
+	if x != nil {
+		return x.ContentOffer
 	}
 	return nil
 }
@@ -328,7 +337,7 @@ var File_api_agent_state_v1_state_proto protoreflect.FileDescriptor
 
 const file_api_agent_state_v1_state_proto_rawDesc = "" +
 	"\n" +
-	"\x1eapi/agent/state/v1/state.proto\x12\x17rollcall.agent.state.v1\x1a\x18api/agent/v1/agent.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xab\x04\n" +
+	"\x1eapi/agent/state/v1/state.proto\x12\x17rollcall.agent.state.v1\x1a\x18api/agent/v1/agent.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xed\x04\n" +
 	"\n" +
 	"AgentState\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x129\n" +
@@ -338,7 +347,8 @@ const file_api_agent_state_v1_state_proto_rawDesc = "" +
 	"\n" +
 	"assignment\x18\x04 \x01(\v2\x1b.rollcall.agent.v1.EnvelopeR\n" +
 	"assignment\x127\n" +
-	"\bpolicies\x18\x05 \x03(\v2\x1b.rollcall.agent.v1.EnvelopeR\bpolicies\x12\x1d\n" +
+	"\bpolicies\x18\x05 \x03(\v2\x1b.rollcall.agent.v1.EnvelopeR\bpolicies\x12@\n" +
+	"\rcontent_offer\x18\x06 \x01(\v2\x1b.rollcall.agent.v1.EnvelopeR\fcontentOffer\x12\x1d\n" +
 	"\n" +
 	"journal_id\x18\n" +
 	" \x01(\tR\tjournalId\x12H\n" +
@@ -394,21 +404,22 @@ var file_api_agent_state_v1_state_proto_depIdxs = []int32{
 	4,  // 1: rollcall.agent.state.v1.AgentState.trust:type_name -> rollcall.agent.v1.Envelope
 	4,  // 2: rollcall.agent.state.v1.AgentState.assignment:type_name -> rollcall.agent.v1.Envelope
 	4,  // 3: rollcall.agent.state.v1.AgentState.policies:type_name -> rollcall.agent.v1.Envelope
-	3,  // 4: rollcall.agent.state.v1.AgentState.journal_created_at:type_name -> google.protobuf.Timestamp
-	3,  // 5: rollcall.agent.state.v1.AgentState.isolation_floor:type_name -> google.protobuf.Timestamp
-	3,  // 6: rollcall.agent.state.v1.AgentState.proxy_floor:type_name -> google.protobuf.Timestamp
-	5,  // 7: rollcall.agent.state.v1.AgentState.clock_skew:type_name -> google.protobuf.Duration
-	0,  // 8: rollcall.agent.state.v1.JournalRecord.state:type_name -> rollcall.agent.state.v1.JournalState
-	4,  // 9: rollcall.agent.state.v1.JournalRecord.order:type_name -> rollcall.agent.v1.Envelope
-	3,  // 10: rollcall.agent.state.v1.JournalRecord.expires_at:type_name -> google.protobuf.Timestamp
-	4,  // 11: rollcall.agent.state.v1.JournalRecord.cancel:type_name -> rollcall.agent.v1.Envelope
-	3,  // 12: rollcall.agent.state.v1.JournalRecord.changed_at:type_name -> google.protobuf.Timestamp
-	3,  // 13: rollcall.agent.state.v1.JournalRecord.started_at:type_name -> google.protobuf.Timestamp
-	14, // [14:14] is the sub-list for method output_type
-	14, // [14:14] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	4,  // 4: rollcall.agent.state.v1.AgentState.content_offer:type_name -> rollcall.agent.v1.Envelope
+	3,  // 5: rollcall.agent.state.v1.AgentState.journal_created_at:type_name -> google.protobuf.Timestamp
+	3,  // 6: rollcall.agent.state.v1.AgentState.isolation_floor:type_name -> google.protobuf.Timestamp
+	3,  // 7: rollcall.agent.state.v1.AgentState.proxy_floor:type_name -> google.protobuf.Timestamp
+	5,  // 8: rollcall.agent.state.v1.AgentState.clock_skew:type_name -> google.protobuf.Duration
+	0,  // 9: rollcall.agent.state.v1.JournalRecord.state:type_name -> rollcall.agent.state.v1.JournalState
+	4,  // 10: rollcall.agent.state.v1.JournalRecord.order:type_name -> rollcall.agent.v1.Envelope
+	3,  // 11: rollcall.agent.state.v1.JournalRecord.expires_at:type_name -> google.protobuf.Timestamp
+	4,  // 12: rollcall.agent.state.v1.JournalRecord.cancel:type_name -> rollcall.agent.v1.Envelope
+	3,  // 13: rollcall.agent.state.v1.JournalRecord.changed_at:type_name -> google.protobuf.Timestamp
+	3,  // 14: rollcall.agent.state.v1.JournalRecord.started_at:type_name -> google.protobuf.Timestamp
+	15, // [15:15] is the sub-list for method output_type
+	15, // [15:15] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_api_agent_state_v1_state_proto_init() }
