@@ -17,6 +17,9 @@ func TestKnowsNoKubernetes(t *testing.T) {
 		t.Fatalf("only %d packages: looked in the wrong place", len(deps))
 	}
 	for _, p := range deps {
+		if p == "sigs.k8s.io/json" || strings.HasPrefix(p, "sigs.k8s.io/json/") {
+			continue // encoding/json made strict; it knows no Kubernetes
+		}
 		for _, forbidden := range []string{"k8s.io/", "sigs.k8s.io/", "github.com/rollcall-dev/rollcall/api/v1alpha1"} {
 			if strings.HasPrefix(p, forbidden) {
 				t.Errorf("imports %s", p)
