@@ -26,8 +26,8 @@ type Trust struct {
 	Version        uint64
 	IssuedAt       time.Time
 	ResetTimeFloor time.Time
-	// Roots sign the next bundle and nothing else; Orders sign orders.
-	Roots, Orders []crypto.PublicKey
+	// Roots sign the next bundle and nothing else; Orders sign orders; Content signs releases, and there may be none.
+	Roots, Orders, Content []crypto.PublicKey
 	// ServerCAs issue the gateways' certificates, AgentCAs the agents'.
 	ServerCAs, AgentCAs []*x509.Certificate
 }
@@ -128,6 +128,9 @@ func newTrust(b *agentv1.TrustBundle) (*Trust, error) {
 		}
 		if slices.Contains(k.GetUses(), agentv1.KeyUse_KEY_USE_ORDERS) {
 			t.Orders = append(t.Orders, key)
+		}
+		if slices.Contains(k.GetUses(), agentv1.KeyUse_KEY_USE_CONTENT) {
+			t.Content = append(t.Content, key)
 		}
 	}
 	var err error

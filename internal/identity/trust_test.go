@@ -210,3 +210,17 @@ func TestWhoIsTrusted(t *testing.T) {
 		t.Error("the pool of servers' CAs is not the bundle's")
 	}
 }
+
+// Keys have their uses and no others.
+func TestContentKeys(t *testing.T) {
+	f, publisher := newFleet(t, fleetA), edKey(t)
+	b := f.bundle(t, 1)
+	b.Keys = append(b.Keys, &agentv1.TrustKey{Spki: spkiOf(t, publisher), Uses: []agentv1.KeyUse{agentv1.KeyUse_KEY_USE_CONTENT}})
+	trust, err := FirstTrust(f.pin(t), seal(t, f.root, envelope.Trust, b))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(trust.Content) != 1 || !has(trust.Content, publisher) || has(trust.Orders, publisher) || has(trust.Roots, publisher) {
+		t.Errorf("%+v", trust)
+	}
+}
