@@ -12,6 +12,7 @@ var GroupVersion = schema.GroupVersion{Group: "rollcall.dev", Version: "v1alpha1
 // AddToScheme registers the kinds of this package.
 func AddToScheme(s *runtime.Scheme) error {
 	s.AddKnownTypes(GroupVersion,
+		&ContentRelease{}, &ContentReleaseList{},
 		&Endpoint{}, &EndpointList{},
 		&EndpointAction{}, &EndpointActionList{},
 		&EndpointPolicy{}, &EndpointPolicyList{},

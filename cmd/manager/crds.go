@@ -32,7 +32,7 @@ func checkKinds(cfg *rest.Config) error {
 	for _, r := range served.APIResources {
 		stored[r.Kind] = r.StorageVersionHash
 	}
-	for _, kind := range []string{"Endpoint", "EndpointAction", "EndpointPolicy", "EnrollmentToken"} {
+	for _, kind := range []string{"ContentRelease", "Endpoint", "EndpointAction", "EndpointPolicy", "EnrollmentToken"} {
 		hash, ok := stored[kind]
 		if !ok {
 			return fmt.Errorf("%w: the API server does not serve %s of %s: %s", errKinds, kind, version, howToInstall)

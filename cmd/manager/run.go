@@ -11,6 +11,7 @@ import (
 
 	"github.com/go-logr/logr"
 	certv1 "k8s.io/api/certificates/v1"
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -121,6 +122,9 @@ func newManager(cfg *rest.Config, o *options, logger logr.Logger) (ctrl.Manager,
 			ReaderFailOnMissingInformer: true, // nothing is listed or watched by accident, Secrets least of all
 			ByObject: map[client.Object]cache.ByObject{
 				&certv1.CertificateSigningRequest{}: {Field: signedBy(csr.AgentSigner)},
+				&corev1.ConfigMap{}: {
+					Namespaces: map[string]cache.Config{o.namespace: {FieldSelector: fields.OneTermEqualSelector("metadata.name", keys.ReleaseKeys)}},
+				},
 			},
 		},
 		LeaderElection:                o.leaderElect,

@@ -2,13 +2,17 @@ package main
 
 import (
 	"context"
+	"crypto"
 	"fmt"
+	"os"
 
 	certv1 "k8s.io/api/certificates/v1"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/event"
 
+	"github.com/rollcall-dev/rollcall/api/v1alpha1"
 	"github.com/rollcall-dev/rollcall/controllers/action"
 	"github.com/rollcall-dev/rollcall/controllers/endpoint"
 	"github.com/rollcall-dev/rollcall/controllers/enrollment"
@@ -16,7 +20,9 @@ import (
 	"github.com/rollcall-dev/rollcall/controllers/gatewaytoken"
 	"github.com/rollcall-dev/rollcall/controllers/keys"
 	"github.com/rollcall-dev/rollcall/controllers/policy"
+	"github.com/rollcall-dev/rollcall/controllers/release"
 	"github.com/rollcall-dev/rollcall/controllers/serving"
+	"github.com/rollcall-dev/rollcall/internal/artifact"
 	"github.com/rollcall-dev/rollcall/internal/csr"
 )
 
@@ -24,11 +30,16 @@ const gatewayAccount = "rollcall-gateway"
 
 // wire adds everything to the manager.
 func wire(ctx context.Context, mgr ctrl.Manager, o *options, fleet *keys.Fleet, store keys.Store, clock *keys.ServerClock) error {
+	newTrust := make(chan event.GenericEvent, 1)
 	for _, add := range []func() error{
 		func() error { return addHealth(mgr) },
 		func() error {
-			return mgr.Add(&keys.Publisher{Store: store, Fleet: fleet, Clock: clock, Interval: o.beaconInterval, Log: mgr.GetLogger().WithName("beacon")})
+			return (&keys.Publisher{
+				Store: store, Fleet: fleet, Clock: clock, Interval: o.beaconInterval, Log: mgr.GetLogger().WithName("beacon"),
+				Advanced: func() { announce(newTrust) },
+			}).SetupWithManager(mgr)
 		},
+		func() error { return addReleases(ctx, mgr, o, fleet, newTrust) },
 		func() error { return addGatewayToken(mgr, o, store.Client) },
 		func() error { return addServing(mgr, o, fleet) },
 		func() error { return addEnrollment(ctx, mgr, o, fleet) },
@@ -45,6 +56,35 @@ func wire(ctx context.Context, mgr ctrl.Manager, o *options, fleet *keys.Fleet, 
 		}
 	}
 	return nil
+}
+
+// announce tells of something once, however often it happens before it is heard.
+func announce(to chan<- event.GenericEvent) {
+	select {
+	case to <- event.GenericEvent{Object: &v1alpha1.ContentRelease{}}:
+	default:
+	}
+}
+
+func addReleases(ctx context.Context, mgr ctrl.Manager, o *options, fleet *keys.Fleet, newTrust <-chan event.GenericEvent) error {
+	store, err := artifact.Open(ctx, o.artifactStore)
+	if err != nil {
+		return fmt.Errorf("--artifact-store: %w", err)
+	}
+	var authorities []byte
+	if o.sourceCAFile != "" {
+		if authorities, err = os.ReadFile(o.sourceCAFile); err != nil {
+			return fmt.Errorf("--source-ca-file: %w", err)
+		}
+	}
+	web, err := release.NewHTTPClient(authorities)
+	if err != nil {
+		return fmt.Errorf("--source-ca-file: %w", err)
+	}
+	return release.Setup(ctx, mgr, release.Options{
+		FleetID: fleet.ID, Orders: fleet.Orders, Keys: func() []crypto.PublicKey { return fleet.Trust().Content }, KeysChanged: newTrust,
+		Store: store, Sources: release.Sources{HTTP: web}, CountInterval: o.releaseCount, Recheck: o.artifactCheck,
+	})
 }
 
 func addGatewayToken(mgr ctrl.Manager, o *options, direct client.Client) error {

@@ -80,7 +80,11 @@ type Publisher struct {
 	Fleet    *Fleet
 	Clock    *ServerClock
 	Interval time.Duration
+	// Advanced is called when another trust bundle is published; nil: nobody is told.
+	Advanced func()
 	Log      logr.Logger
+
+	nudged chan struct{} // nil: nobody nudges
 }
 
 // errKeysReplaced ends the process: everything in it signs with what it loaded at its start.
@@ -113,6 +117,8 @@ func (p *Publisher) Start(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-time.After(wait):
+		case <-p.nudged:
+			taken = false
 		}
 	}
 }
@@ -126,7 +132,14 @@ func (p *Publisher) take(ctx context.Context) error {
 	if !p.Fleet.same(now) {
 		return errKeysReplaced
 	}
-	return p.Store.Advance(ctx, p.Fleet)
+	before := p.Fleet.Trust().Version
+	if err := p.Store.Advance(ctx, p.Fleet); err != nil {
+		return err
+	}
+	if p.Advanced != nil && p.Fleet.Trust().Version != before {
+		p.Advanced()
+	}
+	return nil
 }
 
 // overlapEnds tells whether a replaced order key has been believed for long enough.

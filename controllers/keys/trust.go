@@ -93,7 +93,12 @@ func (s Store) Advance(ctx context.Context, f *Fleet) error {
 	if err := envelope.Parse(chain[len(chain)-1].GetPayload(), newest); err != nil {
 		return err
 	}
+	releaseKeys, _, err := s.releaseKeys(ctx)
+	if err != nil {
+		return fmt.Errorf("read ConfigMap %s/%s: %w", s.Namespace, ReleaseKeys, err)
+	}
 	next := f.bundle(newest.GetVersion()+1, later(s.now(), newest.GetIssuedAt()), newest, s.Overlap)
+	setReleaseKeys(next, releaseKeys)
 	if sameTrust(newest, next) {
 		return nil
 	}

@@ -15,8 +15,8 @@ import (
 	"github.com/rollcall-dev/rollcall/api/v1alpha1"
 )
 
-// Person is somebody with the rights of a platform team in one namespace: rollcall-view, rollcall-edit, rollcall-admin, rollcall-responder, and
-// to get the Secrets that are named, those of enrolment tokens. It is a service account, so that it works on any cluster.
+// Person is somebody with the rights of a platform team in one namespace: rollcall-view, rollcall-edit, rollcall-admin, rollcall-responder,
+// rollcall-releases, to write ConfigMaps, and to get the Secrets that are named, those of enrolment tokens. It is a service account, so that it works on any cluster.
 type Person struct {
 	Namespace, Name string
 	// Kubeconfig holds their credentials, and the namespace as its default.
@@ -41,9 +41,11 @@ func CreatePerson(ctx context.Context, admin *rest.Config, namespace, name, dir 
 			RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: kind, Name: role},
 		}
 	}
-	secretRole := &rbacv1.Role{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name + "-tokens"}}
+	core := &rbacv1.Role{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name + "-core"}, Rules: []rbacv1.PolicyRule{
+		{APIGroups: []string{""}, Resources: []string{"configmaps"}, Verbs: []string{"get", "list", "create", "patch", "update", "delete"}},
+	}}
 	if len(secrets) > 0 {
-		secretRole.Rules = []rbacv1.PolicyRule{{APIGroups: []string{""}, Resources: []string{"secrets"}, Verbs: []string{"get"}, ResourceNames: secrets}}
+		core.Rules = append(core.Rules, rbacv1.PolicyRule{APIGroups: []string{""}, Resources: []string{"secrets"}, Verbs: []string{"get"}, ResourceNames: secrets})
 	}
 	opts := metav1.CreateOptions{}
 	for _, step := range []func() error{
@@ -56,7 +58,7 @@ func CreatePerson(ctx context.Context, admin *rest.Config, namespace, name, dir 
 			return err
 		},
 		func() error {
-			_, err := client.RbacV1().Roles(namespace).Create(ctx, secretRole, opts)
+			_, err := client.RbacV1().Roles(namespace).Create(ctx, core, opts)
 			return err
 		},
 	} {
@@ -64,8 +66,8 @@ func CreatePerson(ctx context.Context, admin *rest.Config, namespace, name, dir 
 			return p, fmt.Errorf("make the person %s/%s: %w", namespace, name, err)
 		}
 	}
-	bindings := []*rbacv1.RoleBinding{bind("Role", secretRole.Name)}
-	for _, role := range []string{"view", "edit", "admin", "responder"} {
+	bindings := []*rbacv1.RoleBinding{bind("Role", core.Name)}
+	for _, role := range []string{"view", "edit", "admin", "responder", "releases"} {
 		bindings = append(bindings, bind("ClusterRole", "rollcall-"+role))
 	}
 	for _, b := range bindings {
@@ -77,7 +79,7 @@ func CreatePerson(ctx context.Context, admin *rest.Config, namespace, name, dir 
 	acts := rbacv1.PolicyRule{APIGroups: []string{v1alpha1.GroupVersion.Group}, Resources: []string{"endpoints"}, Verbs: []string{"terminate", "heartbeat"}}
 	admins := rbacv1.PolicyRule{APIGroups: []string{v1alpha1.GroupVersion.Group}, Resources: []string{"enrollmenttokens"}, Verbs: []string{"create"}}
 	views := rbacv1.PolicyRule{APIGroups: admins.APIGroups, Resources: admins.Resources, Verbs: []string{"get"}}
-	if err := AwaitRights(ctx, client, p.User(), namespace, append(secretRole.Rules, admins, views, acts)...); err != nil {
+	if err := AwaitRights(ctx, client, p.User(), namespace, append(core.Rules, admins, views, acts)...); err != nil {
 		return p, err
 	}
 	token := filepath.Join(dir, namespace+"-"+name+".token")

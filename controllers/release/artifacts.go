@@ -1,0 +1,95 @@
+package release
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	agentv1 "github.com/rollcall-dev/rollcall/api/agent/v1"
+	"github.com/rollcall-dev/rollcall/api/v1alpha1"
+	"github.com/rollcall-dev/rollcall/internal/content"
+)
+
+// problem is why a release is not offered: a reason in CamelCase, words for people, and whether trying again may help.
+type problem struct {
+	reason, message string
+	passes          bool
+}
+
+func (p *problem) Error() string { return p.reason + ": " + p.message }
+
+// artifacts fetches, verifies and keeps. What was found good is not looked at again for a while.
+type artifacts struct {
+	Options
+	mu   sync.Mutex // one at a time: a fleet has few, and each may take 16 MiB
+	good map[string]verified
+}
+
+// verified is a file that the store has, and by when that was last seen. by is what vouched for it.
+type verified struct {
+	at   time.Time
+	size int64
+	by   string
+}
+
+func newArtifacts(o Options) *artifacts { return &artifacts{Options: o, good: map[string]verified{}} }
+
+// ensure makes sure that the store has the artifact of a release, and that its digest and its signature are good. The error is a *problem.
+func (a *artifacts) ensure(ctx context.Context, r *v1alpha1.ContentRelease) (*v1alpha1.ReleaseArtifact, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	from, digest := r.Spec.Source, string(r.Spec.Source.SHA256)
+	by := r.Spec.Version + " " + from.Signature + " " + fmt.Sprint(a.Keys())
+	known, ok := a.good[digest]
+	if ok && known.by == by && a.Now().Sub(known.at) < a.Recheck {
+		return &v1alpha1.ReleaseArtifact{SHA256: from.SHA256, SizeBytes: known.size}, nil
+	}
+	delete(a.good, digest)
+	file, err := a.Store.Read(ctx, digest, content.MaxBytes)
+	here := err == nil
+	if !here {
+		file, err = a.Sources.fetch(ctx, r.Namespace, from)
+	}
+	if err == nil {
+		err = a.verify(file, r)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if !here {
+		if _, err := a.Store.Put(ctx, file, content.MediaType); err != nil {
+			return nil, &problem{reason: reasonStoreUnavailable, message: err.Error(), passes: true}
+		}
+	}
+	a.good[digest] = verified{a.Now(), int64(len(file)), by}
+	return &v1alpha1.ReleaseArtifact{SHA256: from.SHA256, SizeBytes: int64(len(file))}, nil
+}
+
+// verify tells why a file is not what the release says, or not content.
+func (a *artifacts) verify(file []byte, r *v1alpha1.ContentRelease) error {
+	from, keys := r.Spec.Source, a.Keys()
+	if len(keys) == 0 {
+		return &problem{reason: reasonNoReleaseKey, message: "there is no release key: put the publisher's minisign public key into the ConfigMap rollcall-release-keys"}
+	}
+	if got := content.Digest(file); got != string(from.SHA256) { // it may be mended where it is
+		return &problem{reason: content.ReasonDigestDiffers, message: fmt.Sprintf("%s has the digest %s, not the one that the release names", where(from), got), passes: true}
+	}
+	_, err := content.Verify(file, &agentv1.Artifact{Sha256: string(from.SHA256), Size: uint64(len(file)), Signature: from.Signature}, r.Spec.Version, keys)
+	if fault, ok := errors.AsType[*content.Fault](err); ok {
+		if fault.Reason == content.ReasonSignatureInvalid {
+			return &problem{reason: fault.Reason, message: "no release key of the fleet (ConfigMap rollcall-release-keys) signed this file"}
+		}
+		return &problem{reason: fault.Reason, message: fault.Message}
+	}
+	return err
+}
+
+// problemOf is what went wrong, in the words of a condition.
+func problemOf(err error) *problem {
+	if p, ok := errors.AsType[*problem](err); ok {
+		return p
+	}
+	return &problem{reason: reasonFetchFailed, message: err.Error(), passes: true}
+}
