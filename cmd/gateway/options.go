@@ -40,6 +40,8 @@ type options struct {
 	messageRate, sessionRate    float64
 	messageBurst, maxUnanswered int
 	drainSpread                 time.Duration
+	artifactStore               string
+	maxDownloads, downloadRate  int
 	actionRepeat, actionRuns    time.Duration
 	actionWait                  time.Duration
 	writeRate                   float64
@@ -92,6 +94,9 @@ func parse(args []string) (*options, error) {
 	f.DurationVar(&o.actionRepeat, "action-repeat", 30*time.Second, "after how long an action is sent again on the same websocket that the agent has not acknowledged")
 	f.DurationVar(&o.actionRuns, "action-running-after", 2*time.Second, "how long an action must run before that is recorded")
 	f.DurationVar(&o.actionWait, "action-wait", 2*time.Second, "how long the answer to a heartbeat over HTTPS waits until actions for it are recorded as sent; the agent asks for later ones at once")
+	f.StringVar(&o.artifactStore, "artifact-store", "file:///var/lib/rollcall/artifacts", "where the manager keeps the artifacts of releases")
+	f.IntVar(&o.maxDownloads, "max-downloads", 64, "downloads of artifacts at once; the others are told to come again")
+	f.IntVar(&o.downloadRate, "download-rate", 100<<20, "bytes a second of all downloads together; 0: unlimited")
 	f.Float64Var(&o.writeRate, "write-rate", 100, "writes a second to the status of Endpoints; those of actions are never held back")
 	f.DurationVar(&o.drainTimeout, "drain-timeout", 20*time.Second, "after SIGTERM: half of it for websockets to move to other gateways, a quarter each for requests under way and for what waits to be written")
 	f.DurationVar(&o.drainSpread, "drain-spread", 5*time.Second, "over how long the websockets of many agents are closed after SIGTERM; of few, less")

@@ -13,9 +13,11 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
+	"github.com/rollcall-dev/rollcall/internal/artifact"
 	"github.com/rollcall-dev/rollcall/internal/gateway"
 	"github.com/rollcall-dev/rollcall/internal/gateway/auth"
 	"github.com/rollcall-dev/rollcall/internal/gateway/dispatch"
+	"github.com/rollcall-dev/rollcall/internal/gateway/download"
 	"github.com/rollcall-dev/rollcall/internal/gateway/enroll"
 	"github.com/rollcall-dev/rollcall/internal/gateway/heartbeat"
 	"github.com/rollcall-dev/rollcall/internal/gateway/limit"
@@ -74,9 +76,14 @@ func build(o *options, log logr.Logger) (*process, error) {
 		Source: s, Wait: o.certificateWait, Waiting: max(1, o.maxStrangers/4), Renewal: limit.Rate{Every: o.renewSpacing, Burst: 1},
 		PerSource: limit.PerSecond(o.perSource, int(5*o.perSource)), PerToken: limit.PerSecond(o.perToken, int(o.perToken)), Total: limit.PerSecond(o.total, int(o.total)),
 	})
+	downloads, err := newDownloads(o, log, s, registry)
+	if err != nil {
+		return nil, err
+	}
 	tell(s, beats, certificates, sessions)
 	front := gateway.New(gateway.Config{
-		Source: s, Auth: judge, Enroll: certificates, Heartbeat: beats, Actions: actions, Sessions: sessions, Metrics: metrics, Log: log,
+		Source: s, Auth: judge, Enroll: certificates, Heartbeat: beats, Actions: actions, Sessions: sessions, Downloads: downloads,
+		Metrics: metrics, Log: log,
 	})
 	p := &process{options: o, log: log, store: s, serving: serving.New(s, o.names, o.servingRenew, log), sessions: sessions, actions: actions}
 	p.agents = listen.New(listen.Config{
@@ -115,6 +122,18 @@ func newHub(o *options, log logr.Logger, beats *heartbeat.Service, actions *disp
 	}), nil
 }
 
+func newDownloads(o *options, log logr.Logger, s *store.Store, registry prometheus.Registerer) (*download.Service, error) {
+	kept, err := artifact.Open(context.Background(), o.artifactStore)
+	if err != nil {
+		return nil, fmt.Errorf("--artifact-store: %w", err)
+	}
+	served, err := download.New(download.Config{Source: s, Store: kept, Most: o.maxDownloads, BytesPerSecond: o.downloadRate, Log: log}, registry)
+	if err != nil {
+		return nil, fmt.Errorf("register metrics: %w", err)
+	}
+	return served, nil
+}
+
 // tell has everybody told of what is new in the store: heartbeats before sessions, which ask them.
 func tell(s *store.Store, beats *heartbeat.Service, certificates *enroll.Service, sessions *session.Hub) {
 	s.OnChange(func(identityID string) {
@@ -133,8 +152,9 @@ func tell(s *store.Store, beats *heartbeat.Service, certificates *enroll.Service
 		beats.Changed(identityID)
 		sessions.ActionsChanged(identityID)
 	})
+	s.OnRelease(beats.AnyChanged) // with the next heartbeat of each: a fleet does not download all at once
 	s.OnPolicy(func(string, string) {
-		beats.PolicyChanged()
+		beats.AnyChanged()
 		sessions.PolicyChanged()
 	})
 }

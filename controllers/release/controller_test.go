@@ -308,7 +308,7 @@ func TestStoreIsMended(t *testing.T) {
 	}
 	harness.Eventually(t, patience, func() error {
 		if got, err := os.ReadFile(file); err != nil || string(got) != string(local.Document("1042")) {
-			return fmt.Errorf("it has %q, %v", got, err)
+			return fmt.Errorf("it has %q, %w", got, err)
 		}
 		return nil
 	})

@@ -14,6 +14,7 @@ import (
 	agentv1 "github.com/rollcall-dev/rollcall/api/agent/v1"
 	"github.com/rollcall-dev/rollcall/internal/gateway/auth"
 	"github.com/rollcall-dev/rollcall/internal/gateway/dispatch"
+	"github.com/rollcall-dev/rollcall/internal/gateway/download"
 	"github.com/rollcall-dev/rollcall/internal/gateway/enroll"
 	"github.com/rollcall-dev/rollcall/internal/gateway/heartbeat"
 	"github.com/rollcall-dev/rollcall/internal/gateway/listen"
@@ -36,6 +37,7 @@ type Config struct {
 	Heartbeat *heartbeat.Service
 	Actions   *dispatch.Dispatcher
 	Sessions  *session.Hub
+	Downloads *download.Service
 	Metrics   *Metrics
 	Log       logr.Logger
 }
@@ -64,7 +66,7 @@ type connection struct {
 	pending     bool // the answer was: ask again
 }
 
-// route of the protocol. Its handler returns nil once it has written an answer.
+// route of the protocol; one whose path ends with a slash is for all below. Its handler returns nil once it has written an answer.
 type route struct {
 	path    string
 	name    string // in metrics
@@ -81,6 +83,7 @@ var routes = []route{
 	{wire.PathHeartbeat, "heartbeat", []string{http.MethodPost}, false, (*connection).serveHeartbeat},
 	{wire.PathActions, "actions", []string{http.MethodPost}, false, (*connection).serveActions},
 	{wire.PathSession, "session", []string{http.MethodGet}, false, (*connection).serveSession},
+	{wire.PathArtifacts, "artifacts", []string{http.MethodGet, http.MethodHead}, false, (*connection).serveArtifact},
 }
 
 // ServeHTTP implements http.Handler.
@@ -120,7 +123,7 @@ func (c *connection) result(p *wire.Problem) string {
 // find is the route of a request.
 func find(r *http.Request, answer http.Header) (route, *wire.Problem) {
 	for _, at := range routes {
-		if at.path != r.URL.Path {
+		if at.path != r.URL.Path && (!strings.HasSuffix(at.path, "/") || !strings.HasPrefix(r.URL.Path, at.path)) {
 			continue
 		}
 		for _, m := range at.methods {
@@ -201,6 +204,14 @@ func (c *connection) serveActions(w http.ResponseWriter, r *http.Request, now ti
 		return p
 	}
 	return answer(w, codec, c.gateway.Actions.Updates(r.Context(), agent, c.credentials.Certificate.SPKI, m.GetUpdates(), now))
+}
+
+func (c *connection) serveArtifact(w http.ResponseWriter, r *http.Request, now time.Time) *wire.Problem {
+	e, p := c.authenticate(w, now)
+	if p != nil {
+		return p
+	}
+	return c.gateway.Downloads.Serve(w, r, e, strings.TrimPrefix(r.URL.Path, wire.PathArtifacts))
 }
 
 func (c *connection) serveEnroll(w http.ResponseWriter, r *http.Request, now time.Time) *wire.Problem {

@@ -32,9 +32,11 @@ import (
 
 	agentv1 "github.com/rollcall-dev/rollcall/api/agent/v1"
 	"github.com/rollcall-dev/rollcall/api/v1alpha1"
+	"github.com/rollcall-dev/rollcall/internal/artifact"
 	"github.com/rollcall-dev/rollcall/internal/envelope"
 	"github.com/rollcall-dev/rollcall/internal/gateway/auth"
 	"github.com/rollcall-dev/rollcall/internal/gateway/dispatch"
+	"github.com/rollcall-dev/rollcall/internal/gateway/download"
 	"github.com/rollcall-dev/rollcall/internal/gateway/enroll"
 	"github.com/rollcall-dev/rollcall/internal/gateway/heartbeat"
 	"github.com/rollcall-dev/rollcall/internal/gateway/limit"
@@ -61,6 +63,12 @@ type book struct {
 	writes    int
 	pending   bool
 	action    *v1alpha1.EndpointAction // the only one, nil for none
+	offered   string                   // the digest of an artifact that everybody is offered
+}
+
+func (b *book) Offers(_ store.Endpoint, sha256 string) bool {
+	defer b.lock()()
+	return b.offered == sha256
 }
 
 func (b *book) lock() func() { b.mu.Lock(); return b.mu.Unlock }
@@ -76,6 +84,7 @@ func (b *book) EndpointByIdentity(id string) (store.Endpoint, bool) {
 func (b *book) EndpointByKey(store.KeyHash) (store.Endpoint, bool) { return store.Endpoint{}, false }
 func (b *book) Token(string) (store.Token, bool)                   { return store.Token{}, false }
 func (b *book) Policy(string, string) (store.Policy, bool)         { return store.Policy{}, false }
+func (b *book) Release(store.Endpoint) (store.Release, bool)       { return store.Release{}, false }
 func (b *book) Beacon() (*agentv1.Envelope, bool) {
 	return &agentv1.Envelope{PayloadType: string(envelope.Beacon), Payload: []byte("{}"), Signatures: []*agentv1.Signature{{Sig: []byte{1}}}}, true
 }
@@ -143,6 +152,7 @@ type world struct {
 	actions  *dispatch.Dispatcher
 	beats    *heartbeat.Service
 	hub      *session.Hub
+	store    *artifact.Store
 }
 
 func newWorld(t testing.TB) *world {
@@ -172,8 +182,15 @@ func newWorld(t testing.TB) *world {
 		Beats: w.beats, Actions: w.actions, Auth: judge, Log: logr.Discard(), FirstMessage: time.Minute, Slack: time.Minute, DownAfter: time.Minute,
 		Refresh: time.Hour, Sweep: time.Second, Messages: limit.PerSecond(1e6, 1e6), Unanswered: 8, Upgrades: wide, Spread: time.Second,
 	})
+	if w.store, err = artifact.Open(t.Context(), "file://"+t.TempDir()); err != nil {
+		t.Fatal(err)
+	}
+	downloads, err := download.New(download.Config{Source: w.book, Store: w.store, Most: 3, Log: logr.Discard()}, w.registry)
+	if err != nil {
+		t.Fatal(err)
+	}
 	g := New(Config{
-		Source: w.book, Auth: judge, Metrics: metrics, Log: logr.Discard(), Heartbeat: w.beats, Actions: w.actions, Sessions: w.hub,
+		Source: w.book, Downloads: downloads, Auth: judge, Metrics: metrics, Log: logr.Discard(), Heartbeat: w.beats, Actions: w.actions, Sessions: w.hub,
 		Enroll: enroll.New(enroll.Config{Source: w.book, PerSource: wide, PerToken: wide, Total: wide, Renewal: wide, Wait: time.Minute, Waiting: 100}),
 	})
 	serving := certificate(t, ca, caKey, func(c *x509.Certificate) { c.DNSNames = []string{"gateway"} })

@@ -54,6 +54,14 @@ func Of(r *v1alpha1.ContentRelease, share uint32, withdrawn []string) (out Relea
 // Selects tells whether an endpoint with these labels may have it at all.
 func (r *Release) Selects(of labels.Set) bool { return r.selector.Matches(of) }
 
+// Selector of the endpoints that may have it, as text that can be compared.
+func (r *Release) Selector() string {
+	if r.selector == nil {
+		return ""
+	}
+	return r.selector.String()
+}
+
 // Order sorts releases as For wants them: the highest version first.
 func Order[R any](all []R, of func(R) *Release) {
 	slices.SortFunc(all, func(a, b R) int { return of(b).Version.Compare(of(a).Version) })
@@ -78,12 +86,12 @@ func For[R any](e Endpoint, all []R, of func(R) *Release) (found R, ok bool) {
 // Offers tells whether an endpoint that runs a version lacks the offer of the release that it should have; sequence is that of the newest offer that
 // it has judged. One that runs a newer version goes back only to a pinned version, whatever its sequence, or from one that was withdrawn: any
 // other offer it would refuse.
-func (r *Release) Offers(e Endpoint, running string, sequence int64) bool {
+func (r *Release) Offers(pinned bool, running string, sequence int64) bool {
 	now, err := content.ParseVersion(running)
 	switch {
-	case err == nil && now == r.Version, err != nil && e.Pin == "":
+	case err == nil && now == r.Version, err != nil && !pinned:
 		return sequence < r.Sequence
-	case e.Pin != "":
+	case pinned:
 		return true
 	default:
 		return sequence < r.Sequence && (r.Version.Compare(now) > 0 || slices.Contains(r.Withdrawn, now))

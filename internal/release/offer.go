@@ -95,7 +95,7 @@ func Sign(orders crypto.Signer, before *agentv1.Envelope, offer *agentv1.Offer, 
 	}
 	now = now.Truncate(time.Millisecond)
 	next, sequence := proto.CloneOf(offer), max(last+1, now.UnixMilli())
-	next.Sequence, next.IssuedAt = uint64(sequence), timestamppb.New(now) //nolint:gosec // the clock is past 1970
+	next.Sequence, next.IssuedAt = uint64(sequence), timestamppb.New(now)
 	e, err := envelope.Seal(orders, envelope.Offer, next)
 	return e, sequence, err
 }

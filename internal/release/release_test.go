@@ -94,22 +94,23 @@ func TestWhichReleaseAnEndpointShouldHave(t *testing.T) {
 func TestWhenAnOfferIsMade(t *testing.T) {
 	r, _ := Of(ptrTo(a("1042", 50)), content.Everybody, []string{"1043"})
 	for name, tc := range map[string]struct {
-		pin, runs string
-		sequence  int64
-		want      bool
+		pinned   bool
+		runs     string
+		sequence int64
+		want     bool
 	}{
-		"it runs none":                            {"", "", 0, true},
-		"it runs an older one":                    {"", "1041", 40, true},
-		"it has judged this offer":                {"", "1041", 50, false},
-		"it runs this one by an earlier offer":    {"", "1042", 40, true},
-		"it runs this one":                        {"", "1042.0", 50, false},
-		"it runs a newer one":                     {"", "1044", 40, false},
-		"it runs one that was withdrawn":          {"", "1043", 40, true},
-		"its policy pins this one":                {"1042", "1044", 60, true},
-		"its policy pins this one, and it has it": {"1042", "1042", 60, false},
-		"it runs what is no version":              {"", "old", 0, true},
+		"it runs none":                            {false, "", 0, true},
+		"it runs an older one":                    {false, "1041", 40, true},
+		"it has judged this offer":                {false, "1041", 50, false},
+		"it runs this one by an earlier offer":    {false, "1042", 40, true},
+		"it runs this one":                        {false, "1042.0", 50, false},
+		"it runs a newer one":                     {false, "1044", 40, false},
+		"it runs one that was withdrawn":          {false, "1043", 40, true},
+		"its policy pins this one":                {true, "1044", 60, true},
+		"its policy pins this one, and it has it": {true, "1042", 60, false},
+		"it runs what is no version":              {false, "old", 0, true},
 	} {
-		if got := r.Offers(Endpoint{Pin: tc.pin}, tc.runs, tc.sequence); got != tc.want {
+		if got := r.Offers(tc.pinned, tc.runs, tc.sequence); got != tc.want {
 			t.Errorf("%s: %v", name, got)
 		}
 	}

@@ -32,6 +32,7 @@ const (
 	actionsResource    = "endpointactions"
 	tokensResource     = "enrollmenttokens"
 	policiesResource   = "endpointpolicies"
+	releasesResource   = "contentreleases"
 	configMapsResource = "configmaps"
 	requestsResource   = "certificatesigningrequests"
 	leasesResource     = "leases"

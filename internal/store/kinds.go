@@ -20,6 +20,8 @@ type table[O metav1.Object, V any] struct {
 	view func(O) V
 	// changed is told what is new in an object, and what was there before; nil: nobody is.
 	changed func(before, now V)
+	// gone is told that an object is not there any more; nil: nobody is.
+	gone func()
 
 	mu   sync.RWMutex
 	rows map[string]V
@@ -49,8 +51,11 @@ func (t *table[O, V]) tell(before, now V) {
 
 func (t *table[O, V]) drop(o O) {
 	t.mu.Lock()
-	defer t.mu.Unlock()
 	delete(t.rows, t.key(o))
+	t.mu.Unlock()
+	if t.gone != nil {
+		t.gone()
+	}
 }
 
 func (t *table[O, V]) replace(all []O) {
@@ -64,6 +69,10 @@ func (t *table[O, V]) replace(all []O) {
 	t.mu.Unlock()
 	for key, v := range rows {
 		t.tell(before[key], v)
+		delete(before, key)
+	}
+	if len(before) > 0 && t.gone != nil {
+		t.gone()
 	}
 }
 
@@ -121,6 +130,9 @@ func policyOf(p *v1alpha1.EndpointPolicy) Policy {
 	out.WebsocketDisabled = p.Spec.CommandChannel != nil && p.Spec.CommandChannel.Mode == v1alpha1.CommandChannelHeartbeatOnly
 	if c := p.Spec.CommandChannel; c != nil {
 		out.PingInterval = time.Duration(ptr.Deref(c.PingIntervalSeconds, 0)) * time.Second
+	}
+	if c := p.Spec.Content; c != nil {
+		out.ContentPin = c.Version
 	}
 	if p.Status.Order != nil {
 		out.Order = order.FromResource(*p.Status.Order)

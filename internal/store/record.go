@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/uuid"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 
 	"github.com/rollcall-dev/rollcall/api/v1alpha1"
 	"github.com/rollcall-dev/rollcall/internal/identity"
@@ -29,6 +30,7 @@ type record struct {
 	policy           unique.Handle[string]
 	gateway          unique.Handle[string]
 	failure          unique.Handle[string] // connection.error
+	labels           unique.Handle[string] // as labels.Set writes them
 	order            assignmentHead
 	assigned         int64  // nanoseconds
 	rare             *rare  // nil: nothing of it is set
@@ -60,7 +62,7 @@ func newRecord(e *v1alpha1.Endpoint) *record {
 	}
 	r := &record{
 		uid: uuid.MustParse(string(e.UID)), id: uuid.MustParse(st.Identity.ID), version: versionOf(e),
-		namespace: unique.Make(e.Namespace), lifecycle: indexOf(lifecycles, e.Spec.Lifecycle),
+		namespace: unique.Make(e.Namespace), labels: unique.Make(labels.Set(e.Labels).String()), lifecycle: indexOf(lifecycles, e.Spec.Lifecycle),
 		enrolled: stampOf(&st.Identity.EnrolledTime), previousUntil: stampOf(st.Identity.PreviousKeyExpirationTime), seen: stampOf(st.LastSeenTime),
 		agent: DigestOf(st.Agent), inventory: DigestOf(st.Inventory),
 		nameLen: uint8(len(e.Name)), //nolint:gosec // at most 63
@@ -143,7 +145,7 @@ func (r *record) sameConnection(o *record) bool {
 // sameButWritten tells whether two records of an Endpoint are alike in all that gateways do not write.
 func (r *record) sameButWritten(o *record) bool {
 	return r.uid == o.uid && r.id == o.id && r.keys == o.keys && r.keyCount == o.keyCount && r.previousUntil == o.previousUntil &&
-		r.enrolled == o.enrolled && r.lifecycle == o.lifecycle && r.accept() == o.accept() && r.policy == o.policy && r.offlineAfter == o.offlineAfter &&
+		r.enrolled == o.enrolled && r.labels == o.labels && r.lifecycle == o.lifecycle && r.accept() == o.accept() && r.policy == o.policy && r.offlineAfter == o.offlineAfter &&
 		r.assigned == o.assigned && r.order == o.order && r.packedAssignment() == o.packedAssignment()
 }
 

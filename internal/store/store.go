@@ -48,6 +48,7 @@ type Store struct {
 	endpoints *endpoints
 	tokens    *table[*v1alpha1.EnrollmentToken, Token]
 	policies  *table[*v1alpha1.EndpointPolicy, Policy]
+	releases  *releases
 	actions   *actions
 	searches  *rate.Limiter
 	trust     *published[Trust]
@@ -60,6 +61,7 @@ type Store struct {
 
 	onChange, onConnection, onAction []func(identityID string)
 	onPolicy                         []func(namespace, name string)
+	onRelease                        []func()
 }
 
 // New makes a store. It reaches for nothing before Run.
@@ -75,6 +77,7 @@ func New(cfg Config) (*Store, error) {
 	m := newMetrics()
 	s := &Store{cfg: cfg, clients: c, tokens: newTokens(), slots: newSlots(), searches: rate.NewLimiter(searchRate, searchBurst)}
 	s.policies = newPolicies(s.policyChanged)
+	s.releases = newReleases(s.releaseChanged)
 	s.endpoints = newEndpoints(cfg.Log, s.changed, s.connectionChanged)
 	s.actions = newActions(s.actionChanged)
 	s.trust = &published[Trust]{log: cfg.Log, parse: parseTrust, changed: func() { s.changed("") }}
@@ -103,6 +106,7 @@ func (s *Store) allReadings() []*reading {
 		newActionReading(log, c.rollcall, s.actions),
 		newReading[*v1alpha1.EnrollmentToken]("EnrollmentTokens", log, listWatch(c.rollcall, tokensResource, everywhere, all), s.tokens, &v1alpha1.EnrollmentToken{}),
 		newReading[*v1alpha1.EndpointPolicy]("EndpointPolicies", log, listWatch(c.rollcall, policiesResource, everywhere, all), s.policies, &v1alpha1.EndpointPolicy{}),
+		newReading[*v1alpha1.ContentRelease]("ContentReleases", log, listWatch(c.rollcall, releasesResource, everywhere, all), s.releases.table, &v1alpha1.ContentRelease{}),
 		newReading[*certv1.CertificateSigningRequest]("CertificateSigningRequests", log,
 			listWatch(c.certificates, requestsResource, everywhere, fields.OneTermEqualSelector("spec.signerName", agentSigner)),
 			s.slots, &certv1.CertificateSigningRequest{}),
@@ -170,6 +174,15 @@ func (s *Store) policyChanged(namespace, name string) {
 	}
 }
 
+// OnRelease has f called, soon after the change, when what is offered has changed. f must be quick. Call OnRelease before Run.
+func (s *Store) OnRelease(f func()) { s.onRelease = append(s.onRelease, f) }
+
+func (s *Store) releaseChanged() {
+	for _, f := range s.onRelease {
+		f()
+	}
+}
+
 // OnAction has f called, soon after the change, with the identity that an action was admitted for which is open, and new or changed, or is not
 // open any more. f must be quick. Call OnAction before Run.
 func (s *Store) OnAction(f func(identityID string)) { s.onAction = append(s.onAction, f) }
@@ -208,6 +221,21 @@ func (s *Store) Token(uid string) (Token, bool) { return s.tokens.get(uid) }
 // Policy finds an EndpointPolicy.
 func (s *Store) Policy(namespace, name string) (Policy, bool) {
 	return s.policies.get(policyKey(namespace, name))
+}
+
+// Release finds what an endpoint should have of the content that is offered in its namespace.
+func (s *Store) Release(e Endpoint) (Release, bool) { return s.releases.of(e, s.pin(e)) }
+
+// Offers tells whether an artifact is of content that an endpoint may have, whatever it should have now: it may have been offered a moment ago.
+func (s *Store) Offers(e Endpoint, sha256 string) bool { return s.releases.offers(e, sha256) }
+
+// pin is the version of content that the endpoint's policy pins.
+func (s *Store) pin(e Endpoint) string {
+	if e.PolicyName == "" {
+		return ""
+	}
+	p, _ := s.Policy(e.Namespace, e.PolicyName)
+	return p.ContentPin
 }
 
 // Trust is the newest that was published.

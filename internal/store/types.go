@@ -5,9 +5,12 @@ import (
 	"crypto/sha256"
 	"time"
 
+	"k8s.io/apimachinery/pkg/labels"
+
 	agentv1 "github.com/rollcall-dev/rollcall/api/agent/v1"
 	"github.com/rollcall-dev/rollcall/api/v1alpha1"
 	"github.com/rollcall-dev/rollcall/internal/identity"
+	"github.com/rollcall-dev/rollcall/internal/release"
 )
 
 // KeyHash is the SHA-256 of a public key's SubjectPublicKeyInfo (DER).
@@ -62,6 +65,18 @@ func (e Endpoint) Assignment() *agentv1.Envelope {
 	return e.record.assignment()
 }
 
+// Labels of the Endpoint. They are made anew at each call.
+func (e Endpoint) Labels() labels.Set {
+	if e.record == nil {
+		return nil
+	}
+	set, err := labels.ConvertSelectorToLabelsMap(e.record.labels.Value())
+	if err != nil { // as it was written
+		return nil
+	}
+	return set
+}
+
 // Instance tells one start of an agent, and one session of it, from all others.
 type Instance struct {
 	Epoch   int64
@@ -107,6 +122,19 @@ type Policy struct {
 	WebsocketDisabled bool
 	// PingInterval is 0 where the policy leaves it to the default.
 	PingInterval time.Duration
+	// ContentPin is the version that its endpoints stay on; empty: none.
+	ContentPin string
+}
+
+// Release is a ContentRelease that is offered. Its envelope is shared and must not be changed.
+type Release struct {
+	release.Release
+	// Offer as the manager signed it.
+	Offer *agentv1.Envelope
+	// Pinned says that the endpoint's policy pins it.
+	Pinned bool
+
+	digests []string
 }
 
 // Defaults of an endpoint that no policy selects, and of what a policy does not set.

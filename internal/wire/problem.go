@@ -43,6 +43,9 @@ const (
 	MediaTypeUnsupported       Name = "media-type-unsupported"
 	PayloadTooLarge            Name = "payload-too-large"
 	Throttled                  Name = "throttled"
+	ArtifactNotOffered         Name = "artifact-not-offered"
+	RangeNotSatisfiable        Name = "range-not-satisfiable"
+	StoreUnavailable           Name = "store-unavailable"
 	Internal                   Name = "internal"
 	Overloaded                 Name = "overloaded"
 	Draining                   Name = "draining"
@@ -82,6 +85,9 @@ var problems = map[Name]struct {
 	LengthRequired:             {http.StatusLengthRequired, "The length of the body is required"},
 	MediaTypeUnsupported:       {http.StatusUnsupportedMediaType, "The media type is not supported"},
 	PayloadTooLarge:            {http.StatusRequestEntityTooLarge, "The body is too large"},
+	ArtifactNotOffered:         {http.StatusNotFound, "No offer to the endpoint names this artifact"},
+	RangeNotSatisfiable:        {http.StatusRequestedRangeNotSatisfiable, "The artifact has no such range"},
+	StoreUnavailable:           {http.StatusServiceUnavailable, "The store does not have it, or does not answer"},
 	Throttled:                  {http.StatusTooManyRequests, "Too many requests"},
 	Internal:                   {http.StatusInternalServerError, "The server failed"},
 	Overloaded:                 {http.StatusServiceUnavailable, "The server is overloaded"},

@@ -20,7 +20,7 @@ var names = map[Name]int{
 	"identity-conflict": 409, "session-replaced": 409, "token-unknown": 403, "token-expired": 403, "token-exhausted": 403, "proof-invalid": 403, "enrollment-denied": 403,
 	"csr-invalid": 400, "malformed": 400, "tls-ems-required": 403, "protocol-version-unsupported": 410, "agent-version-unsupported": 403, "subprotocol-unsupported": 400, "not-found": 404,
 	"method-not-allowed": 405, "message-timeout": 408, "length-required": 411, "media-type-unsupported": 415, "payload-too-large": 413,
-	"throttled": 429, "internal": 500, "overloaded": 503, "draining": 503, "not-ready": 503,
+	"throttled": 429, "artifact-not-offered": 404, "range-not-satisfiable": 416, "store-unavailable": 503, "internal": 500, "overloaded": 503, "draining": 503, "not-ready": 503,
 }
 
 func TestProblemNamesAreForEver(t *testing.T) {

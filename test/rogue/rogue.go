@@ -142,7 +142,7 @@ func (r *Rogue) assemble(registry prometheus.Registerer) error {
 	r.liar.OnChange(func(identityID string) { r.beats.Changed(identityID); r.sessions.Changed(identityID) })
 	r.liar.OnConnection(func(identityID string) { r.beats.Changed(identityID); r.sessions.Changed(identityID) })
 	r.liar.OnAction(r.changed)
-	r.liar.OnPolicy(func(string, string) { r.beats.PolicyChanged(); r.sessions.PolicyChanged() })
+	r.liar.OnPolicy(func(string, string) { r.beats.AnyChanged(); r.sessions.PolicyChanged() })
 	return nil
 }
 

@@ -153,6 +153,21 @@ var words = map[wire.Name]Words{
 		"{server} found the agent's message malformed. Agent and server do not fit together, or something on the way changes messages.",
 		"Compare the agent's version with the fleet's, and report it with what the server said.",
 	},
+	wire.ArtifactNotOffered: {
+		StateOnline, "The content was not offered to this machine",
+		"{server} does not know of an offer for this machine that names the content which was asked for: it was withdrawn or replaced meanwhile.",
+		nothing,
+	},
+	wire.RangeNotSatisfiable: {
+		StateOnline, "The content is shorter than what came of it",
+		"{server} has less of the content than the agent has already. The agent begins again.",
+		nothing,
+	},
+	wire.StoreUnavailable: {
+		StateOnline, "The server does not have the content yet",
+		"{server} was asked for content that its store does not have, or the store does not answer. What is in use stays in use.",
+		"Nothing: the agent tries again by itself. If it stays, the fleet's operators find the reason in the gateway's log and in the ContentRelease.",
+	},
 	wire.NotFound: misfit, wire.MethodNotAllowed: misfit, wire.LengthRequired: misfit, wire.MediaTypeUnsupported: misfit,
 	wire.MessageTimeout: {
 		StateOffline, "The request did not arrive in time",

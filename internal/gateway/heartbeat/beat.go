@@ -227,6 +227,9 @@ func (s *Service) fill(a *Agent, e store.Endpoint, next store.Connection, m *age
 	if next.ConflictInstance == "" {
 		a.offered = of.orders()
 		reply.Orders = lacking(a.held, of)
+		if r, ok := s.config.Source.Release(e); ok && r.Offers(r.Pinned, m.GetContent().GetVersion(), number(m.GetContent().GetSequence())) {
+			reply.Orders = append(reply.Orders, r.Offer)
+		}
 	}
 	if a.capabilitiesTag != s.tag(m.GetCapabilitiesTag()) {
 		reply.Send = append(reply.Send, agentv1.Section_SECTION_CAPABILITIES)

@@ -21,6 +21,7 @@ import (
 type Source interface {
 	EndpointByIdentity(id string) (store.Endpoint, bool)
 	Policy(namespace, name string) (store.Policy, bool)
+	Release(e store.Endpoint) (store.Release, bool)
 	Beacon() (*agentv1.Envelope, bool)
 	Write(r store.Report)
 }
@@ -107,8 +108,8 @@ func (s *Service) Changed(identityID string) {
 	}
 }
 
-// PolicyChanged notes that something is new in the store about a policy, which may be anybody's.
-func (s *Service) PolicyChanged() {
+// AnyChanged notes that something is new in the store about a policy or a release, which may be anybody's.
+func (s *Service) AnyChanged() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, a := range s.agents {

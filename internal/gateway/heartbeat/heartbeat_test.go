@@ -15,7 +15,9 @@ import (
 
 	agentv1 "github.com/rollcall-dev/rollcall/api/agent/v1"
 	"github.com/rollcall-dev/rollcall/api/v1alpha1"
+	"github.com/rollcall-dev/rollcall/internal/content"
 	"github.com/rollcall-dev/rollcall/internal/gateway/dispatch"
+	"github.com/rollcall-dev/rollcall/internal/release"
 	"github.com/rollcall-dev/rollcall/internal/store"
 	"github.com/rollcall-dev/rollcall/internal/wire"
 )
@@ -32,6 +34,7 @@ type book struct {
 	endpoint store.Endpoint
 	gone     bool
 	policy   store.Policy
+	release  store.Release
 	beacon   *agentv1.Envelope
 	writes   []store.Report
 	// open says that there are open actions; lines are those that heartbeats came by which were told of.
@@ -50,6 +53,10 @@ func (s *book) Heard(a *dispatch.Agent, _ *agentv1.Heartbeat, line dispatch.Line
 
 func (s *book) EndpointByIdentity(id string) (store.Endpoint, bool) {
 	return s.endpoint, id == s.endpoint.IdentityID && !s.gone
+}
+
+func (s *book) Release(store.Endpoint) (store.Release, bool) {
+	return s.release, s.release.Offer != nil
 }
 
 func (s *book) Policy(namespace, name string) (store.Policy, bool) {
@@ -370,6 +377,34 @@ func TestLackingOrders(t *testing.T) {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+// The version in each heartbeat is compared with the newest for that endpoint, until the agent has judged the offer.
+func TestOffers(t *testing.T) {
+	w := newWorld(t)
+	m := heartbeat(whole)
+	w.beat(m, []string{"connection+agent+inventory+seen"}, "")
+	w.source.release = store.Release{Release: release.Release{UID: "r", Version: content.Version{1042}, Sequence: 7}, Offer: &agentv1.Envelope{PayloadType: "offer"}}
+	w.service.AnyChanged()
+	for _, test := range []struct {
+		says string
+		has  *agentv1.ReleaseState
+		want int
+	}{
+		{"nothing", nil, 1},
+		{"an older version, and no offer", &agentv1.ReleaseState{Version: "1041"}, 1},
+		{"that it failed to apply it", &agentv1.ReleaseState{Version: "1041", Sequence: 7, Phase: agentv1.ReleasePhase_RELEASE_PHASE_FAILED, Reason: "DigestDiffers"}, 0},
+		{"that it runs it", &agentv1.ReleaseState{Version: "1042", Sequence: 7}, 0},
+		{"a newer version", &agentv1.ReleaseState{Version: "1043", Sequence: 6}, 0},
+	} {
+		m := heartbeat(func(m *agentv1.Heartbeat) { m.Content = test.has })
+		w.now = w.now.Add(time.Minute)
+		reply := &agentv1.HeartbeatReply{}
+		if p := w.service.Beat(w.agent(), m, nil, Via{Address: home}, w.now, reply); p != nil || len(reply.GetOrders()) != test.want {
+			t.Errorf("one that says %s gets %d orders (%v), want %d", test.says, len(reply.GetOrders()), p, test.want)
+		}
+		w.source.take()
 	}
 }
 

@@ -302,6 +302,9 @@ func validHeader(h http.Header) bool {
 // call runs the handler. A panic in it is an answer of 500 and the end of this connection, no more.
 func (c *conn) call(w *response, r *http.Request) (survived bool) {
 	defer c.survive("A request could not be answered.", func() {
+		if w.begun { // it stays cut off
+			return
+		}
 		w.clear()
 		(&wire.Problem{Name: wire.Internal, Detail: "The gateway failed on this request; its log says more.", RetryAfter: time.Minute}).Write(w)
 	}, "path", r.URL.Path)

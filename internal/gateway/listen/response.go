@@ -16,13 +16,20 @@ const maxKept = 64 << 10
 
 var responses = sync.Pool{New: func() any { return &response{header: http.Header{}} }}
 
-// response collects an answer, so that it is written in one piece with its length known.
+var errLength = errors.New("the answer is not as long as was said")
+
+// response collects an answer, so that it is written in one piece with its length known. One that is too long for that, and whose handler sets
+// Content-Length, is written as it comes.
 type response struct {
 	header http.Header
 	status int
 	body   bytes.Buffer
 	head   bytes.Buffer
 	toHead bool // the request was HEAD
+
+	streams bool  // it is written as it comes
+	begun   bool  // its head was
+	left    int64 // how much of it is to come
 
 	conn     *conn
 	in       *bufio.Reader
@@ -55,6 +62,7 @@ func (w *response) clear() {
 	w.status = 0
 	w.body.Reset()
 	w.head.Reset()
+	w.streams, w.begun, w.left = false, false, 0
 }
 
 // Header implements http.ResponseWriter.
@@ -62,8 +70,12 @@ func (w *response) Header() http.Header { return w.header }
 
 // WriteHeader implements http.ResponseWriter. The first call counts.
 func (w *response) WriteHeader(status int) {
-	if w.status == 0 {
-		w.status = status
+	if w.status != 0 {
+		return
+	}
+	w.status = status
+	if length, err := strconv.ParseInt(w.header.Get("Content-Length"), 10, 64); err == nil && length > maxKept {
+		w.streams, w.left = true, length
 	}
 }
 
@@ -73,12 +85,55 @@ func (w *response) Write(b []byte) (int, error) {
 		return 0, http.ErrHijacked
 	}
 	w.WriteHeader(http.StatusOK)
+	if w.streams {
+		return w.stream(b)
+	}
 	return w.body.Write(b)
 }
 
-// send writes the answer in one piece.
+// stream writes a part of the body, after the head.
+func (w *response) stream(b []byte) (int, error) {
+	if err := w.begin(); err != nil {
+		return 0, err
+	}
+	if int64(len(b)) > w.left {
+		return 0, errLength
+	}
+	w.conn.writeDeadline()
+	n, err := w.conn.stream.Write(b)
+	w.left -= int64(n)
+	return n, err
+}
+
+func (w *response) begin() error {
+	if w.begun {
+		return nil
+	}
+	w.begun = true
+	w.writeHead()
+	w.head.WriteString("\r\n")
+	w.conn.writeDeadline()
+	_, err := w.conn.stream.Write(w.head.Bytes())
+	return err
+}
+
+// send writes the answer in one piece, or what is missing of one that was written as it came.
 func (w *response) send(c *conn, keep bool) error {
 	w.WriteHeader(http.StatusOK)
+	if w.streams {
+		if !keep {
+			w.header.Set("Connection", "close")
+		}
+		err := w.begin()
+		if err == nil && w.left != 0 && !w.toHead {
+			err = errLength // nothing may follow it
+		}
+		return err
+	}
+	length := int64(w.body.Len())
+	if declared, err := strconv.ParseInt(w.header.Get("Content-Length"), 10, 64); err == nil && w.toHead && length == 0 {
+		length = declared
+	}
 	w.header.Del("Content-Length")
 	w.header.Del("Connection")
 	w.writeHead()
@@ -86,7 +141,7 @@ func (w *response) send(c *conn, keep bool) error {
 	bare := w.status == http.StatusNoContent || w.status == http.StatusNotModified
 	if !bare {
 		h.WriteString("Content-Length: ")
-		h.Write(strconv.AppendInt(h.AvailableBuffer(), int64(w.body.Len()), 10))
+		h.Write(strconv.AppendInt(h.AvailableBuffer(), length, 10))
 		h.WriteString("\r\n")
 	}
 	if !keep {

@@ -455,7 +455,7 @@ func TestOrdersArePushed(t *testing.T) {
 			w.book.mu.Lock()
 			w.book.policy.Revision, w.book.policy.Order = revision, sealed(envelope.Policy, int(revision))
 			w.book.mu.Unlock()
-			w.beats.PolicyChanged()
+			w.beats.AnyChanged()
 			w.hub.PolicyChanged()
 		}
 		policy(2)

@@ -71,6 +71,8 @@ func (b *book) EndpointByIdentity(id string) (store.Endpoint, bool) {
 	return e, ok
 }
 
+func (b *book) Release(store.Endpoint) (store.Release, bool) { return store.Release{}, false }
+
 func (b *book) Policy(_, name string) (store.Policy, bool) {
 	defer b.lock()()
 	return b.policy, name == b.policy.Name
