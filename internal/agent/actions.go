@@ -34,6 +34,8 @@ func (e *Engine) obey(o *agentv1.Envelope) error {
 		return e.takeBack(o)
 	case envelope.Action:
 		return e.accept(o)
+	case envelope.Offer:
+		return e.takeOffer(o)
 	}
 	issued, changed, err := e.book.Obey(o)
 	if err == nil && changed {

@@ -93,6 +93,7 @@ func (e *Engine) accepted(ctx context.Context, reply *agentv1.HeartbeatReply, re
 	e.reported, e.asked, e.trustAsked = tags, sections{}, false
 	e.gateway = reply.GetGateway()
 	e.acceptedAt = received.Boot
+	e.content.heard = true
 	e.listen(ctx, heard{reply.GetBeacon(), reply.GetServerTime(), reply.GetOrders()}, received)
 	for _, s := range reply.GetSend() {
 		switch s {
@@ -143,12 +144,14 @@ func (e *Engine) compose(ctx context.Context) (*agentv1.Heartbeat, sections) {
 		PolicyId: e.book.Policy().GetPolicyId(), PolicyRevision: e.book.Policy().GetRevision(),
 		State: &agentv1.EndpointState{ProxyUrl: client.ProxyName(e.Proxy)}, Vitals: e.Host.Vitals(ctx),
 		RejectedOrders: e.rejected, LastRejection: e.lastRejection, OpenActions: e.openActions(), JournalFull: e.journal.Full(),
+		Content: e.contentState(),
 	}
 	if e.clock.Anchored() {
 		age, _ := e.clock.BeaconAge(r)
 		beat.BeaconAge = durationpb.New(bounded(max(0, age)))
 		beat.ClockSkew = durationpb.New(bounded(e.clock.Skew()))
 	}
+	e.content.told = e.contentInShort()
 	full := len(e.reports) > 0
 	e.reportsSent()
 	capabilities, inventory := &agentv1.Capabilities{Names: e.capabilities}, e.Host.Inventory(ctx)
@@ -226,7 +229,7 @@ func (e *Engine) listen(ctx context.Context, h heard, received liveness.Reading)
 
 // rank puts orders into the order in which they are obeyed.
 func rank(e *agentv1.Envelope) int {
-	order := []string{string(envelope.Assignment), string(envelope.Policy), string(envelope.Cancel), string(envelope.Action)}
+	order := []string{string(envelope.Assignment), string(envelope.Policy), string(envelope.Cancel), string(envelope.Action), string(envelope.Offer)}
 	return slices.Index(order, e.GetPayloadType())
 }
 

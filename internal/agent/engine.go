@@ -18,6 +18,7 @@ import (
 	statev1 "github.com/rollcall-dev/rollcall/api/agent/state/v1"
 	agentv1 "github.com/rollcall-dev/rollcall/api/agent/v1"
 	"github.com/rollcall-dev/rollcall/internal/agent/client"
+	"github.com/rollcall-dev/rollcall/internal/agent/fetch"
 	"github.com/rollcall-dev/rollcall/internal/agent/journal"
 	"github.com/rollcall-dev/rollcall/internal/agent/orders"
 	"github.com/rollcall-dev/rollcall/internal/agent/outbox"
@@ -55,6 +56,8 @@ type Config struct {
 	NoWebsocket bool
 	Timing      Timing
 	Log         logr.Logger
+	// SpoilContent, where it is set, changes what was downloaded before it is verified: for simulations of a damaged disk.
+	SpoilContent func([]byte)
 	// Random is in [0,1), nil for math/rand.
 	Random func() float64
 	// Stepped is called after each step, and while there is nothing to do every Timing.Websocket.Look.
@@ -109,6 +112,8 @@ type Engine struct {
 	reports        []*report
 	reportRequests chan *report
 
+	content contentKeeper
+
 	// What the last heartbeats said and heard.
 	reported       sections
 	asked          sections
@@ -150,7 +155,8 @@ func New(c Config) *Engine {
 		start: task{name: "start"}, enrollment: task{name: "enrolment"}, renewal: task{name: "renewal", due: never}, beat: task{name: "heartbeat"},
 		line: session.NewLine(c.Host.Clock), looked: c.Host.Clock(),
 		journal: &journal.Journal{}, runner: perform.NewRunner(), told: map[uint64]outbox.Update{}, updates: task{name: "telling of actions"}, floors: map[orders.Topic]time.Time{},
-		box: outbox.Box{Repeat: c.Timing.ActionRepeat, Progress: c.Timing.ActionProgress}, rewriteAt: never, reportRequests: make(chan *report),
+		content: contentKeeper{fetcher: fetch.New(), next: never},
+		box:     outbox.Box{Repeat: c.Timing.ActionRepeat, Progress: c.Timing.ActionProgress}, rewriteAt: never, reportRequests: make(chan *report),
 	}
 	e.executors, e.capabilities = capable(c.Executors, e.reportRequests)
 	e.session.Timing = c.Timing.websocket()
@@ -196,6 +202,8 @@ func (e *Engine) rest(ctx context.Context, wait time.Duration) (asked chan struc
 			e.events = append(e.events, event)
 		case r := <-e.reportRequests:
 			e.wantReport(r)
+		case r := <-e.content.fetcher.Results():
+			e.content.results = append(e.content.results, r)
 		case <-timer.C:
 			if now := e.Host.Clock(); now.Boot < end && !slept(e.looked, now) {
 				wait = end - now.Boot
@@ -211,6 +219,7 @@ func (e *Engine) rest(ctx context.Context, wait time.Duration) (asked chan struc
 // stop lets everything go.
 func (e *Engine) stop() {
 	e.settleActions()
+	e.content.fetcher.Stop()
 	e.line.End(wire.CloseNormal, "")
 	e.line.Wait()
 	if e.client != nil {
@@ -261,6 +270,7 @@ func (e *Engine) Step(ctx context.Context) time.Duration {
 			e.tell(ctx)
 			e.act()
 			e.tell(ctx)
+			e.keepContent()
 		}
 	}
 	e.publish()
@@ -277,7 +287,7 @@ func (e *Engine) next() time.Duration {
 	case e.id == nil:
 		return e.enrollment.due
 	}
-	next := min(e.session.Next(), e.beatDue(), e.tellDue(), e.nextDeadline(), e.rewriteAt)
+	next := min(e.session.Next(), e.beatDue(), e.tellDue(), e.nextDeadline(), e.rewriteAt, e.content.next)
 	if e.opening() {
 		return next
 	}
@@ -408,6 +418,10 @@ func (e *Engine) takeUp(kept *statev1.AgentState, id *state.Identity) error {
 	}
 	e.journalCreated = asTime(kept.GetJournalCreatedAt())
 	e.book.Restore(kept.GetAssignment(), kept.GetPolicies())
+	e.book.RestoreOffers(kept.GetContentOffers())
+	if err := e.takeUpContent(); err != nil {
+		return err
+	}
 	e.floors[orders.Isolation], e.floors[orders.Proxy] = asTime(kept.GetIsolationFloor()), asTime(kept.GetProxyFloor())
 	return e.takeUpActions()
 }
@@ -427,6 +441,7 @@ func (e *Engine) save() {
 		IsolationFloor: asTimestamp(e.floors[orders.Isolation]), ProxyFloor: asTimestamp(e.floors[orders.Proxy]),
 	}
 	next.Assignment, next.Policies = e.book.Kept()
+	next.ContentOffers = e.book.KeptOffers()
 	if e.unwritable == nil && proto.Equal(e.kept, next) {
 		return
 	}

@@ -169,7 +169,8 @@ func (w *world) live(d time.Duration) {
 	end := w.machine.Clock().Boot + d
 	for range 100_000 {
 		wait := w.Step(w.t.Context())
-		if w.session.Phase() == session.Dialling && w.deaf < toDials || (w.session.Busy() || w.session.Updating()) && w.deaf < toAnswers || w.acting() {
+		if w.session.Phase() == session.Dialling && w.deaf < toDials || (w.session.Busy() || w.session.Updating()) && w.deaf < toAnswers || w.acting() ||
+			w.content.fetcher.Busy() && w.deaf == toNothing {
 			w.hear()
 			continue
 		}
@@ -214,6 +215,8 @@ func (w *world) heard(deadline <-chan time.Time) bool {
 		w.events = append(w.events, event)
 	case r := <-w.reportRequests:
 		w.wantReport(r)
+	case r := <-w.content.fetcher.Results():
+		w.content.results = append(w.content.results, r)
 	case <-deadline:
 		return false
 	}

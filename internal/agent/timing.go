@@ -23,6 +23,8 @@ type Timing struct {
 	// ActionRepeat is after how long the result of an action is told again, ± 20 %, until the server has it; and how long a full disk is left
 	// alone. ActionRunning is how long an action runs before that is told; ActionProgress how long from one word of its progress to the next.
 	ActionRepeat, ActionRunning, ActionProgress time.Duration
+	// ContentRetry is how long after content that was not good it is tried again, ± 20 %, twice as long each time up to 64 times that.
+	ContentRetry time.Duration
 	// Websocket has its own; RetryBase, RetryMax and RefusedRetry in it are those above.
 	Websocket session.Timing
 }
@@ -32,7 +34,8 @@ func DefaultTiming() Timing {
 	return Timing{
 		HeartbeatInterval: 5 * time.Minute, RetryBase: time.Second, RetryMax: 5 * time.Minute, RefusedRetry: 15 * time.Minute,
 		ActionRepeat: 30 * time.Second, ActionRunning: 2 * time.Second, ActionProgress: 30 * time.Second,
-		Websocket: session.DefaultTiming(),
+		ContentRetry: time.Minute,
+		Websocket:    session.DefaultTiming(),
 	}
 }
 

@@ -55,7 +55,10 @@ type Client struct {
 	// session is the TLS of websockets: the same, and the same cache of TLS sessions, but a time of its own.
 	session     *tls.Config
 	sessionTime atomic.Pointer[time.Time]
-	suite       atomic.Uint32
+	// download is that of artifacts, likewise.
+	download     *tls.Config
+	downloadTime atomic.Pointer[time.Time]
+	suite        atomic.Uint32
 }
 
 // New makes a client that believes roots alone. cert is the agent's, nil before it has one. A new certificate needs a new client: TLS
@@ -72,6 +75,8 @@ func New(server Server, roots *x509.CertPool, cert *tls.Certificate) *Client {
 	c.http = &http.Client{Transport: newTransport(server, config), CheckRedirect: noRedirect}
 	c.session = config.Clone()
 	c.session.Time = func() time.Time { return *c.sessionTime.Load() }
+	c.download = config.Clone()
+	c.download.Time = func() time.Time { return *c.downloadTime.Load() }
 	return c
 }
 
@@ -240,10 +245,17 @@ func roundTrip(client *http.Client, server Server, req *http.Request, limit int6
 	if resp.TLS != nil {
 		a.suite = resp.TLS.CipherSuite
 	}
-	if seconds, err := strconv.ParseUint(resp.Header.Get("Retry-After"), 10, 16); err == nil {
-		a.retryAfter = time.Duration(seconds) * time.Second
-	}
+	a.retryAfter = retryAfter(resp.Header)
 	return a, nil
+}
+
+// retryAfter is what the header of that name says, in seconds; 0 for nothing.
+func retryAfter(h http.Header) time.Duration {
+	seconds, err := strconv.ParseUint(h.Get("Retry-After"), 10, 16)
+	if err != nil {
+		return 0
+	}
+	return time.Duration(seconds) * time.Second
 }
 
 // problem is nil for an answer that is a success.

@@ -36,7 +36,10 @@ type CA struct {
 type Fleet struct {
 	ID                 string
 	Root, Order, token ed25519.PrivateKey
-	AgentCA, ServerCA  CA
+	// Content is the key that signs releases, and the newest offer's sequence.
+	Content           ed25519.PrivateKey
+	Sequence          uint64
+	AgentCA, ServerCA CA
 	// Now is the manager's time.
 	Now func() time.Time
 	// Chain is what the fleet publishes, oldest first; Version of the newest.
@@ -51,7 +54,7 @@ type Fleet struct {
 func New(t testing.TB, now func() time.Time) *Fleet {
 	t.Helper()
 	f := &Fleet{
-		ID: uuid.NewString(), Root: newKey(t), Order: newKey(t), token: newKey(t), tokenUID: uuid.NewString(),
+		ID: uuid.NewString(), Root: newKey(t), Order: newKey(t), Content: newKey(t), token: newKey(t), tokenUID: uuid.NewString(),
 		AgentCA: NewCA(t, "agents"), ServerCA: NewCA(t, "servers"), Now: now, t: t,
 	}
 	f.Publish(f.Root, nil)
@@ -67,6 +70,7 @@ func (f *Fleet) Publish(signer ed25519.PrivateKey, change func(*agentv1.TrustBun
 		Keys: []*agentv1.TrustKey{
 			{Spki: SPKI(f.t, f.Root.Public()), Uses: []agentv1.KeyUse{agentv1.KeyUse_KEY_USE_ROOT}},
 			{Spki: SPKI(f.t, f.Order.Public()), Uses: []agentv1.KeyUse{agentv1.KeyUse_KEY_USE_ORDERS}},
+			{Spki: SPKI(f.t, f.Content.Public()), Uses: []agentv1.KeyUse{agentv1.KeyUse_KEY_USE_CONTENT}},
 		},
 		ServerCa: [][]byte{f.ServerCA.Cert.Raw}, AgentCa: [][]byte{f.AgentCA.Cert.Raw},
 	}
@@ -93,6 +97,16 @@ func (f *Fleet) Assignment(identityID, policyID string, issuedAt time.Time) *age
 	return f.seal(f.Order, envelope.Assignment, &agentv1.Assignment{
 		FleetId: f.ID, IdentityId: identityID, Namespace: "fleet", PolicyId: policyID, IssuedAt: timestamppb.New(issuedAt),
 	})
+}
+
+// PolicyOf is any policy of the fleet, which needs no more than an ID and a revision.
+func (f *Fleet) PolicyOf(p *agentv1.Policy) *agentv1.Envelope {
+	f.t.Helper()
+	p.FleetId = f.ID
+	if p.IssuedAt == nil {
+		p.IssuedAt = timestamppb.New(f.Now())
+	}
+	return f.seal(f.Order, envelope.Policy, p)
 }
 
 // Policy with a heartbeat interval.

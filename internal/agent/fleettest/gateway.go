@@ -15,6 +15,7 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -72,6 +73,10 @@ type Gateway struct {
 	// Disordered: what came on a websocket that was given up may be read after what came on the next.
 	Websocket, Mute, MutePings, Disordered atomic.Bool
 
+	artifacts map[string][]byte
+	served    int
+	ranges    []string
+
 	mu       sync.Mutex
 	next     map[string][]Answer
 	requests map[string][][]byte
@@ -106,7 +111,7 @@ func (f *Fleet) ServeWith(t testing.TB, ca CA, serving *x509.Certificate) *Gatew
 		Fleet: f, Lifetime: 30 * 24 * time.Hour, t: t, addr: "127.0.0.1:0", started: f.Now(),
 		next: map[string][]Answer{}, requests: map[string][][]byte{}, current: map[string]string{},
 		enrolled: map[string]*x509.Certificate{}, renewed: map[string]*x509.Certificate{},
-		sessions: map[*Session]bool{}, numbers: map[string]uint64{}, conns: map[net.Conn]bool{},
+		sessions: map[*Session]bool{}, numbers: map[string]uint64{}, conns: map[net.Conn]bool{}, artifacts: map[string][]byte{},
 	}
 	g.Start(ca, serving)
 	return g
@@ -214,6 +219,10 @@ func (g *Gateway) serve(w http.ResponseWriter, r *http.Request) {
 	}
 	if r.URL.Path == wire.PathSession && g.Websocket.Load() {
 		g.session(w, r)
+		return
+	}
+	if digest, ok := strings.CutPrefix(r.URL.Path, wire.PathArtifacts+"sha256:"); ok {
+		g.artifact(w, r, digest)
 		return
 	}
 	g.mu.Lock()

@@ -1,4 +1,4 @@
-// Package orders decides which signed orders an agent obeys: trust, beacon, assignment, policy, action, cancel. It is pure: orders and what is
+// Package orders decides which signed orders an agent obeys: trust, beacon, assignment, policy, action, cancel, offer. It is pure: orders and what is
 // known go in, a decision comes out.
 package orders
 
@@ -51,6 +51,7 @@ type Book struct {
 
 	assignment Signed[*agentv1.Assignment]
 	policies   []Signed[*agentv1.Policy] // the one in use last
+	offers     []Signed[*agentv1.Offer]  // the one with the highest sequence last
 }
 
 // Signed is an order and what it says.
@@ -124,6 +125,9 @@ func (b *Book) assign(e *agentv1.Envelope) (time.Time, bool, error) {
 		return issued, false, nil
 	case issued.Before(own):
 		return refuse(Superseded)
+	}
+	if own := b.Namespace(); own != "" && own != m.GetNamespace() {
+		b.offers = nil // sequences are a namespace's own
 	}
 	b.assignment = Signed[*agentv1.Assignment]{e, m}
 	b.use(m.GetPolicyId())

@@ -55,7 +55,7 @@ func (d *Dir) Action(uid string) (*statev1.JournalRecord, error) { return Action
 
 // Action is Dir.Action for a directory that another has open: it sees the old record or the new one, whole.
 func Action(path, uid string) (*statev1.JournalRecord, error) {
-	b, err := readFile(filepath.Join(path, journalDir, uid))
+	b, err := readFile(filepath.Join(path, journalDir, uid), maxFileBytes)
 	switch {
 	case errors.Is(err, errTooLarge):
 		return nil, fmt.Errorf("%w: %w", ErrCorrupt, err)

@@ -127,6 +127,7 @@ func (d *Dir) Reset() error {
 		d.remove("identity/agent.crt", "identity/agent.key", "pending/agent.crt", "pending/enroll", "pending/renew", "pending/agent.key"),
 		d.remove("token", "state", "root.pin"),
 		d.dropJournal(),
+		d.dropContent(),
 	)
 }
 

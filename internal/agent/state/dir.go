@@ -7,6 +7,7 @@
 //	identity/           agent.key, agent.crt (PEM): who this machine is
 //	pending/            the key, the request and the certificate of an enrolment or a renewal that is under way
 //	actions/            the journal: JournalRecord (api/agent/state/v1) of each action, by its UID
+//	content/            in-use, a ContentRecord; the bundles that it names, by their digests; <digest>.part, a download that is under way
 //	reserve             room for the files above on a full disk
 //	agent.sock          where cytool asks
 //
@@ -66,7 +67,7 @@ func Open(path string, options ...Option) (*Dir, error) {
 	for _, o := range options {
 		o(d)
 	}
-	for _, dir := range []string{"", "identity", "pending"} {
+	for _, dir := range []string{"", "identity", "pending", contentDir} {
 		if err := private(filepath.Join(path, dir)); err != nil {
 			return nil, fmt.Errorf("prepare the state directory: %w", err)
 		}
@@ -104,7 +105,7 @@ func (d *Dir) file(name string) string { return filepath.Join(d.path, filepath.F
 
 // read returns nil without an error where there is no such file.
 func (d *Dir) read(name string) ([]byte, error) {
-	b, err := readFile(d.file(name))
+	b, err := readFile(d.file(name), maxFileBytes)
 	if errors.Is(err, errTooLarge) {
 		d.setAside(name, err)
 		return nil, nil
@@ -112,9 +113,9 @@ func (d *Dir) read(name string) ([]byte, error) {
 	return b, err
 }
 
-var errTooLarge = fmt.Errorf("it has more than %d bytes", maxFileBytes)
+var errTooLarge = errors.New("it is larger than it may be")
 
-func readFile(path string) ([]byte, error) {
+func readFile(path string, limit int64) ([]byte, error) {
 	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -123,11 +124,11 @@ func readFile(path string) ([]byte, error) {
 		return nil, fmt.Errorf("read the agent's state: %w", err)
 	}
 	defer func() { _ = f.Close() }() // only read
-	b, err := io.ReadAll(io.LimitReader(f, maxFileBytes+1))
+	b, err := io.ReadAll(io.LimitReader(f, limit+1))
 	if err != nil {
 		return nil, fmt.Errorf("read the agent's state: %w", err)
 	}
-	if len(b) > maxFileBytes {
+	if int64(len(b)) > limit {
 		return nil, errTooLarge
 	}
 	return b, nil
@@ -211,7 +212,7 @@ func (d *Dir) isDamaged(name string, why error) {
 
 // sweep removes the temporary files of a write that a crash cut short.
 func (d *Dir) sweep() {
-	for _, dir := range []string{"", "identity", "pending", journalDir} {
+	for _, dir := range []string{"", "identity", "pending", journalDir, contentDir} {
 		entries, err := os.ReadDir(d.file(dir))
 		if err != nil {
 			continue

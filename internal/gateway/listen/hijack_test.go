@@ -54,7 +54,7 @@ func connect(t *testing.T, addr, more string) (*tls.Conn, *bufio.Reader) {
 		t.Fatal(err)
 	}
 	in := bufio.NewReader(c)
-	resp, err := http.ReadResponse(in, nil) //nolint:bodyclose // a 101 has none
+	resp, err := http.ReadResponse(in, nil)
 	if err != nil || resp.StatusCode != http.StatusSwitchingProtocols || resp.Header.Get("Upgrade") != "echo" || resp.Header.Get("Connection") != "Upgrade" {
 		t.Fatalf("%v %v", resp, err)
 	}

@@ -101,8 +101,9 @@ type AgentState struct {
 	Assignment *v1.Envelope `protobuf:"bytes,4,opt,name=assignment,proto3" json:"assignment,omitempty"`
 	// policies are the newest of each policy ID, at most 4.
 	Policies []*v1.Envelope `protobuf:"bytes,5,rep,name=policies,proto3" json:"policies,omitempty"`
-	// content_offer is the newest offer of content that is obeyed.
-	ContentOffer *v1.Envelope `protobuf:"bytes,6,opt,name=content_offer,json=contentOffer,proto3" json:"content_offer,omitempty"`
+	// content_offers are those of content that were taken up and still count, by their sequence, at most 8: while a policy delays the newest, an
+	// older one may be obeyed.
+	ContentOffers []*v1.Envelope `protobuf:"bytes,6,rep,name=content_offers,json=contentOffers,proto3" json:"content_offers,omitempty"`
 	// journal_id is random, made with the journal.
 	JournalId string `protobuf:"bytes,10,opt,name=journal_id,json=journalId,proto3" json:"journal_id,omitempty"`
 	// journal_created_at is the signed time at the first beacon after the journal was made.
@@ -182,9 +183,9 @@ func (x *AgentState) GetPolicies() []*v1.Envelope {
 	return nil
 }
 
-func (x *AgentState) GetContentOffer() *v1.Envelope {
+func (x *AgentState) GetContentOffers() []*v1.Envelope {
 	if x != nil {
-		return x.ContentOffer
+		return x.ContentOffers
 	}
 	return nil
 }
@@ -224,6 +225,126 @@ func (x *AgentState) GetClockSkew() *durationpb.Duration {
 	return nil
 }
 
+// ContentRecord is the file "content/in-use", rewritten atomically: the CRC32C of what follows (4 bytes, big endian), then this message. The
+// bundles are files beside it, named by their digests.
+type ContentRecord struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// current is what is in use; unset if nothing is.
+	Current *ContentFile `protobuf:"bytes,1,opt,name=current,proto3" json:"current,omitempty"`
+	// previous was in use before, and is kept for when current is damaged.
+	Previous      *ContentFile `protobuf:"bytes,2,opt,name=previous,proto3" json:"previous,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ContentRecord) Reset() {
+	*x = ContentRecord{}
+	mi := &file_api_agent_state_v1_state_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ContentRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ContentRecord) ProtoMessage() {}
+
+func (x *ContentRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_api_agent_state_v1_state_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ContentRecord.ProtoReflect.Descriptor instead.
+func (*ContentRecord) Descriptor() ([]byte, []int) {
+	return file_api_agent_state_v1_state_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *ContentRecord) GetCurrent() *ContentFile {
+	if x != nil {
+		return x.Current
+	}
+	return nil
+}
+
+func (x *ContentRecord) GetPrevious() *ContentFile {
+	if x != nil {
+		return x.Previous
+	}
+	return nil
+}
+
+// ContentFile is a bundle of content on the disk.
+type ContentFile struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// sha256 of the file, and its name.
+	Sha256 string `protobuf:"bytes,1,opt,name=sha256,proto3" json:"sha256,omitempty"`
+	// version of it.
+	Version string `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
+	// since when it is in use, by the signed time.
+	Since         *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=since,proto3" json:"since,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ContentFile) Reset() {
+	*x = ContentFile{}
+	mi := &file_api_agent_state_v1_state_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ContentFile) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ContentFile) ProtoMessage() {}
+
+func (x *ContentFile) ProtoReflect() protoreflect.Message {
+	mi := &file_api_agent_state_v1_state_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ContentFile.ProtoReflect.Descriptor instead.
+func (*ContentFile) Descriptor() ([]byte, []int) {
+	return file_api_agent_state_v1_state_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *ContentFile) GetSha256() string {
+	if x != nil {
+		return x.Sha256
+	}
+	return ""
+}
+
+func (x *ContentFile) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *ContentFile) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
 // JournalRecord is the file "actions/<action_uid>", rewritten atomically: the CRC32C of what follows (4 bytes, big endian), then this message.
 type JournalRecord struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -249,7 +370,7 @@ type JournalRecord struct {
 
 func (x *JournalRecord) Reset() {
 	*x = JournalRecord{}
-	mi := &file_api_agent_state_v1_state_proto_msgTypes[1]
+	mi := &file_api_agent_state_v1_state_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -261,7 +382,7 @@ func (x *JournalRecord) String() string {
 func (*JournalRecord) ProtoMessage() {}
 
 func (x *JournalRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_api_agent_state_v1_state_proto_msgTypes[1]
+	mi := &file_api_agent_state_v1_state_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -274,7 +395,7 @@ func (x *JournalRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JournalRecord.ProtoReflect.Descriptor instead.
 func (*JournalRecord) Descriptor() ([]byte, []int) {
-	return file_api_agent_state_v1_state_proto_rawDescGZIP(), []int{1}
+	return file_api_agent_state_v1_state_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *JournalRecord) GetState() JournalState {
@@ -337,7 +458,7 @@ var File_api_agent_state_v1_state_proto protoreflect.FileDescriptor
 
 const file_api_agent_state_v1_state_proto_rawDesc = "" +
 	"\n" +
-	"\x1eapi/agent/state/v1/state.proto\x12\x17rollcall.agent.state.v1\x1a\x18api/agent/v1/agent.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xed\x04\n" +
+	"\x1eapi/agent/state/v1/state.proto\x12\x17rollcall.agent.state.v1\x1a\x18api/agent/v1/agent.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xef\x04\n" +
 	"\n" +
 	"AgentState\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x129\n" +
@@ -347,8 +468,8 @@ const file_api_agent_state_v1_state_proto_rawDesc = "" +
 	"\n" +
 	"assignment\x18\x04 \x01(\v2\x1b.rollcall.agent.v1.EnvelopeR\n" +
 	"assignment\x127\n" +
-	"\bpolicies\x18\x05 \x03(\v2\x1b.rollcall.agent.v1.EnvelopeR\bpolicies\x12@\n" +
-	"\rcontent_offer\x18\x06 \x01(\v2\x1b.rollcall.agent.v1.EnvelopeR\fcontentOffer\x12\x1d\n" +
+	"\bpolicies\x18\x05 \x03(\v2\x1b.rollcall.agent.v1.EnvelopeR\bpolicies\x12B\n" +
+	"\x0econtent_offers\x18\x06 \x03(\v2\x1b.rollcall.agent.v1.EnvelopeR\rcontentOffers\x12\x1d\n" +
 	"\n" +
 	"journal_id\x18\n" +
 	" \x01(\tR\tjournalId\x12H\n" +
@@ -357,7 +478,14 @@ const file_api_agent_state_v1_state_proto_rawDesc = "" +
 	"\vproxy_floor\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"proxyFloor\x128\n" +
 	"\n" +
-	"clock_skew\x18\r \x01(\v2\x19.google.protobuf.DurationR\tclockSkew\"\x95\x03\n" +
+	"clock_skew\x18\r \x01(\v2\x19.google.protobuf.DurationR\tclockSkew\"\x91\x01\n" +
+	"\rContentRecord\x12>\n" +
+	"\acurrent\x18\x01 \x01(\v2$.rollcall.agent.state.v1.ContentFileR\acurrent\x12@\n" +
+	"\bprevious\x18\x02 \x01(\v2$.rollcall.agent.state.v1.ContentFileR\bprevious\"q\n" +
+	"\vContentFile\x12\x16\n" +
+	"\x06sha256\x18\x01 \x01(\tR\x06sha256\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\tR\aversion\x120\n" +
+	"\x05since\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"\x95\x03\n" +
 	"\rJournalRecord\x12;\n" +
 	"\x05state\x18\x01 \x01(\x0e2%.rollcall.agent.state.v1.JournalStateR\x05state\x121\n" +
 	"\x05order\x18\x02 \x01(\v2\x1b.rollcall.agent.v1.EnvelopeR\x05order\x129\n" +
@@ -390,36 +518,41 @@ func file_api_agent_state_v1_state_proto_rawDescGZIP() []byte {
 }
 
 var file_api_agent_state_v1_state_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_api_agent_state_v1_state_proto_msgTypes = make([]protoimpl.MessageInfo, 2)
+var file_api_agent_state_v1_state_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
 var file_api_agent_state_v1_state_proto_goTypes = []any{
 	(JournalState)(0),             // 0: rollcall.agent.state.v1.JournalState
 	(*AgentState)(nil),            // 1: rollcall.agent.state.v1.AgentState
-	(*JournalRecord)(nil),         // 2: rollcall.agent.state.v1.JournalRecord
-	(*timestamppb.Timestamp)(nil), // 3: google.protobuf.Timestamp
-	(*v1.Envelope)(nil),           // 4: rollcall.agent.v1.Envelope
-	(*durationpb.Duration)(nil),   // 5: google.protobuf.Duration
+	(*ContentRecord)(nil),         // 2: rollcall.agent.state.v1.ContentRecord
+	(*ContentFile)(nil),           // 3: rollcall.agent.state.v1.ContentFile
+	(*JournalRecord)(nil),         // 4: rollcall.agent.state.v1.JournalRecord
+	(*timestamppb.Timestamp)(nil), // 5: google.protobuf.Timestamp
+	(*v1.Envelope)(nil),           // 6: rollcall.agent.v1.Envelope
+	(*durationpb.Duration)(nil),   // 7: google.protobuf.Duration
 }
 var file_api_agent_state_v1_state_proto_depIdxs = []int32{
-	3,  // 0: rollcall.agent.state.v1.AgentState.time_floor:type_name -> google.protobuf.Timestamp
-	4,  // 1: rollcall.agent.state.v1.AgentState.trust:type_name -> rollcall.agent.v1.Envelope
-	4,  // 2: rollcall.agent.state.v1.AgentState.assignment:type_name -> rollcall.agent.v1.Envelope
-	4,  // 3: rollcall.agent.state.v1.AgentState.policies:type_name -> rollcall.agent.v1.Envelope
-	4,  // 4: rollcall.agent.state.v1.AgentState.content_offer:type_name -> rollcall.agent.v1.Envelope
-	3,  // 5: rollcall.agent.state.v1.AgentState.journal_created_at:type_name -> google.protobuf.Timestamp
-	3,  // 6: rollcall.agent.state.v1.AgentState.isolation_floor:type_name -> google.protobuf.Timestamp
-	3,  // 7: rollcall.agent.state.v1.AgentState.proxy_floor:type_name -> google.protobuf.Timestamp
-	5,  // 8: rollcall.agent.state.v1.AgentState.clock_skew:type_name -> google.protobuf.Duration
-	0,  // 9: rollcall.agent.state.v1.JournalRecord.state:type_name -> rollcall.agent.state.v1.JournalState
-	4,  // 10: rollcall.agent.state.v1.JournalRecord.order:type_name -> rollcall.agent.v1.Envelope
-	3,  // 11: rollcall.agent.state.v1.JournalRecord.expires_at:type_name -> google.protobuf.Timestamp
-	4,  // 12: rollcall.agent.state.v1.JournalRecord.cancel:type_name -> rollcall.agent.v1.Envelope
-	3,  // 13: rollcall.agent.state.v1.JournalRecord.changed_at:type_name -> google.protobuf.Timestamp
-	3,  // 14: rollcall.agent.state.v1.JournalRecord.started_at:type_name -> google.protobuf.Timestamp
-	15, // [15:15] is the sub-list for method output_type
-	15, // [15:15] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	5,  // 0: rollcall.agent.state.v1.AgentState.time_floor:type_name -> google.protobuf.Timestamp
+	6,  // 1: rollcall.agent.state.v1.AgentState.trust:type_name -> rollcall.agent.v1.Envelope
+	6,  // 2: rollcall.agent.state.v1.AgentState.assignment:type_name -> rollcall.agent.v1.Envelope
+	6,  // 3: rollcall.agent.state.v1.AgentState.policies:type_name -> rollcall.agent.v1.Envelope
+	6,  // 4: rollcall.agent.state.v1.AgentState.content_offers:type_name -> rollcall.agent.v1.Envelope
+	5,  // 5: rollcall.agent.state.v1.AgentState.journal_created_at:type_name -> google.protobuf.Timestamp
+	5,  // 6: rollcall.agent.state.v1.AgentState.isolation_floor:type_name -> google.protobuf.Timestamp
+	5,  // 7: rollcall.agent.state.v1.AgentState.proxy_floor:type_name -> google.protobuf.Timestamp
+	7,  // 8: rollcall.agent.state.v1.AgentState.clock_skew:type_name -> google.protobuf.Duration
+	3,  // 9: rollcall.agent.state.v1.ContentRecord.current:type_name -> rollcall.agent.state.v1.ContentFile
+	3,  // 10: rollcall.agent.state.v1.ContentRecord.previous:type_name -> rollcall.agent.state.v1.ContentFile
+	5,  // 11: rollcall.agent.state.v1.ContentFile.since:type_name -> google.protobuf.Timestamp
+	0,  // 12: rollcall.agent.state.v1.JournalRecord.state:type_name -> rollcall.agent.state.v1.JournalState
+	6,  // 13: rollcall.agent.state.v1.JournalRecord.order:type_name -> rollcall.agent.v1.Envelope
+	5,  // 14: rollcall.agent.state.v1.JournalRecord.expires_at:type_name -> google.protobuf.Timestamp
+	6,  // 15: rollcall.agent.state.v1.JournalRecord.cancel:type_name -> rollcall.agent.v1.Envelope
+	5,  // 16: rollcall.agent.state.v1.JournalRecord.changed_at:type_name -> google.protobuf.Timestamp
+	5,  // 17: rollcall.agent.state.v1.JournalRecord.started_at:type_name -> google.protobuf.Timestamp
+	18, // [18:18] is the sub-list for method output_type
+	18, // [18:18] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_api_agent_state_v1_state_proto_init() }
@@ -433,7 +566,7 @@ func file_api_agent_state_v1_state_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_api_agent_state_v1_state_proto_rawDesc), len(file_api_agent_state_v1_state_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   2,
+			NumMessages:   4,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
