@@ -99,7 +99,7 @@ type ReleaseSource struct {
 	// rollcall-release-keys of the manager's namespace and, signed, in the trust
 	// bundle that agents keep.
 	// +required
-	// +kubebuilder:validation:MinLength=16
+	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=1024
 	Signature string `json:"signature"`
 	// https names a file on a web server.

@@ -5,10 +5,12 @@ import (
 	"fmt"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/tools/events"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/log"
@@ -33,6 +35,7 @@ type reconciler struct {
 	client    client.Client
 	artifacts *artifacts
 	counts    *counts
+	events    events.EventRecorder
 	// signed is the highest sequence that this process has signed in each namespace: the cache may lag behind.
 	signed map[string]int64
 }
@@ -50,7 +53,7 @@ func (r *reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	before := release.DeepCopy()
 	if release.Status.Conditions == nil { // seen, and said so, before something that may take its time
 		setConditions(release, &problem{reason: reasonFetching, message: "fetching " + where(release.Spec.Source), passes: true})
-		return ctrl.Result{RequeueAfter: retryNow}, r.write(ctx, before, release)
+		return ctrl.Result{RequeueAfter: retryNow}, ignoreConflict(r.write(ctx, before, release))
 	}
 	wrong, err := r.offer(ctx, release, all.Items)
 	if err != nil {
@@ -62,10 +65,7 @@ func (r *reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		return ctrl.Result{}, err
 	}
 	if err := r.write(ctx, before, release); err != nil {
-		if apierrors.IsConflict(err) {
-			return ctrl.Result{RequeueAfter: retryNow}, nil
-		}
-		return ctrl.Result{}, err
+		return ctrl.Result{RequeueAfter: retryNow}, ignoreConflict(err)
 	}
 	r.announce(ctx, before, release)
 	return ctrl.Result{RequeueAfter: r.next(release, wrong)}, nil
@@ -155,11 +155,25 @@ func (r *reconciler) write(ctx context.Context, before, release *v1alpha1.Conten
 	return client.IgnoreNotFound(err)
 }
 
+// ignoreConflict: somebody else was quicker, and the cache will have it in a moment.
+func ignoreConflict(err error) error {
+	if apierrors.IsConflict(err) {
+		return nil
+	}
+	return err
+}
+
+// announce tells of what has changed, and of nothing twice.
 func (r *reconciler) announce(ctx context.Context, before, release *v1alpha1.ContentRelease) {
 	was, is := meta.FindStatusCondition(before.Status.Conditions, v1alpha1.ConditionReady), meta.FindStatusCondition(release.Status.Conditions, v1alpha1.ConditionReady)
 	if was != nil && was.Reason == is.Reason && was.Status == is.Status {
 		return
 	}
+	kind := corev1.EventTypeNormal
+	if is.Status == metav1.ConditionFalse {
+		kind = corev1.EventTypeWarning
+	}
+	r.events.Eventf(release, nil, kind, is.Reason, "Release", "%s", is.Message)
 	log.FromContext(ctx).Info("A release has changed.", "version", release.Spec.Version, "ready", string(is.Status), "reason", is.Reason, "detail", is.Message)
 }
 

@@ -52,7 +52,7 @@ func Setup(ctx context.Context, mgr ctrl.Manager, opts Options) error {
 	opts.Sources.Live = mgr.GetAPIReader()
 	artifacts := newArtifacts(opts)
 	counts := newCounts(mgr.GetClient(), opts.CountInterval, opts.Now)
-	r := &reconciler{Options: opts, client: mgr.GetClient(), artifacts: artifacts, counts: counts, signed: map[string]int64{}}
+	r := &reconciler{Options: opts, client: mgr.GetClient(), artifacts: artifacts, counts: counts, events: mgr.GetEventRecorder("rollcall-manager"), signed: map[string]int64{}}
 	if _, err := mgr.GetCache().GetInformer(ctx, &v1alpha1.EndpointPolicy{}); err != nil {
 		return fmt.Errorf("watch EndpointPolicies: %w", err)
 	}

@@ -72,6 +72,7 @@ func (d *demo) run(ctx context.Context) (err error) {
 			endpoint, err = d.agent(ctx, keeper)
 			return "on this machine: enrolled as endpoint " + tenant + "/" + endpoint + ", online", err
 		}},
+		{"content", func() (string, error) { return d.content(ctx, endpoint) }},
 		{"action", func() (string, error) { return d.action(ctx, endpoint) }},
 	}
 	for _, s := range steps {
@@ -96,7 +97,7 @@ const hints = `  eval "$(make env)"      kubectl and cytool on PATH, context 'ro
 Logs: .run/log/*.log.  The demo's policy beats every 15 s (the default is 5 minutes).  Ctrl-C stops all of it.`
 
 // demoPace counts endpoints as soon as a person looks again.
-var demoPace = []string{"--count-interval=2s"}
+var demoPace = []string{"--count-interval=2s", "--release-count-interval=2s"}
 
 // oneMachine raises what a gateway grants one address, because here all agents have the same.
 var oneMachine = []string{"--enroll-rate-source=100", "--enroll-rate-token=100", "--enroll-rate-total=100"}
@@ -177,7 +178,7 @@ func (d *demo) install(ctx context.Context) (string, error) {
 	if stamped {
 		n.Policies++
 	}
-	if err := d.openPerson(ctx); err != nil {
+	if err := errors.Join(d.believe(ctx), d.openPerson(ctx)); err != nil {
 		return "", err
 	}
 	return fmt.Sprintf("%d kinds, %d service accounts, %d policies", n.Kinds, n.Accounts, n.Policies), nil

@@ -96,7 +96,7 @@ func (t *tally) message(r *v1alpha1.ContentRelease, c *v1alpha1.RolloutStatus) s
 		return "it selects no endpoint that has enrolled"
 	case c.Applied == c.Selected:
 		return fmt.Sprintf("all %d run it", c.Selected)
-	case c.Applied == 0 && t.waiting > 0 && len(t.missing) == 0:
+	case c.Applied == 0 && c.Failed == 0 && t.waiting > 0:
 		return "offered with the next heartbeat of each endpoint"
 	}
 	parts := t.missing

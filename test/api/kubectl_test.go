@@ -64,13 +64,13 @@ func TestColumns(t *testing.T) {
 	api := harness.Cluster(t)
 	author := api.Person(t, api.Namespace(t))
 	author.Kubectl(t, "apply", "-k", config("samples"))
-	for short, name := range map[string]string{"fep": "lobby-kiosk", "epp": "servers", "ept": "laptops"} {
+	for short, name := range map[string]string{"fep": "lobby-kiosk", "epp": "servers", "ept": "laptops", "ctr": "content-1042"} {
 		writeStatus(t, short, author.Namespace, name, fullStatus(t, short))
 		golden(t, filepath.Join("columns", short+".txt"), masked(author.Kubectl(t, "get", short)))
 		golden(t, filepath.Join("columns", short+"-wide.txt"), masked(author.Kubectl(t, "get", short, "-o", "wide")))
 	}
-	if got := strings.Fields(author.Kubectl(t, "get", "rollcall", "-o", "name")); len(got) != 6 {
-		t.Errorf("kubectl get rollcall: %v; want the six samples", got)
+	if got := strings.Fields(author.Kubectl(t, "get", "rollcall", "-o", "name")); len(got) != 8 {
+		t.Errorf("kubectl get rollcall: %v; want the eight samples", got)
 	}
 }
 

@@ -29,9 +29,10 @@ var resources = map[string]schema.GroupVersionResource{
 	"epa": {Group: "rollcall.dev", Version: "v1alpha1", Resource: "endpointactions"},
 	"epp": {Group: "rollcall.dev", Version: "v1alpha1", Resource: "endpointpolicies"},
 	"ept": {Group: "rollcall.dev", Version: "v1alpha1", Resource: "enrollmenttokens"},
+	"ctr": {Group: "rollcall.dev", Version: "v1alpha1", Resource: "contentreleases"},
 }
 
-var kinds = map[string]string{"fep": "Endpoint", "epa": "EndpointAction", "epp": "EndpointPolicy", "ept": "EnrollmentToken"}
+var kinds = map[string]string{"fep": "Endpoint", "epa": "EndpointAction", "epp": "EndpointPolicy", "ept": "EnrollmentToken", "ctr": "ContentRelease"}
 
 // object makes an object of ours; body is the YAML of what it has besides its type and name.
 func object(t *testing.T, short, name, body string) *unstructured.Unstructured {

@@ -30,7 +30,7 @@ var (
 // role has to be added here too, by somebody who has thought about it.
 var (
 	gatewayClusterRights = lines(`
-		get,list,watch        endpoints.rollcall.dev endpointactions.rollcall.dev endpointpolicies.rollcall.dev enrollmenttokens.rollcall.dev
+		get,list,watch        contentreleases.rollcall.dev endpoints.rollcall.dev endpointactions.rollcall.dev endpointpolicies.rollcall.dev enrollmenttokens.rollcall.dev
 		patch                 endpoints/status.rollcall.dev
 		update                endpointactions/status.rollcall.dev
 		create,get,list,watch certificatesigningrequests.certificates.k8s.io`)
@@ -38,21 +38,23 @@ var (
 		get,list,watch           configmaps.:rollcall-trust configmaps.:rollcall-beacon
 		get,create,update,delete leases.coordination.k8s.io`)
 	managerClusterRights = lines(`
-		get,list,watch        endpoints.rollcall.dev endpointactions.rollcall.dev endpointpolicies.rollcall.dev enrollmenttokens.rollcall.dev
+		get,list,watch        contentreleases.rollcall.dev endpoints.rollcall.dev endpointactions.rollcall.dev endpointpolicies.rollcall.dev enrollmenttokens.rollcall.dev
 		create,patch          endpoints.rollcall.dev
 		create,delete         endpointactions.rollcall.dev
-		patch,update          endpoints/status.rollcall.dev endpointactions/status.rollcall.dev endpointpolicies/status.rollcall.dev enrollmenttokens/status.rollcall.dev
+		patch,update          contentreleases/status.rollcall.dev endpoints/status.rollcall.dev endpointactions/status.rollcall.dev endpointpolicies/status.rollcall.dev enrollmenttokens/status.rollcall.dev
 		update                endpoints/finalizers.rollcall.dev endpointactions/finalizers.rollcall.dev
 		admit,delegate        endpoints.rollcall.dev endpointactions.rollcall.dev
 		get,list,watch,delete certificatesigningrequests.certificates.k8s.io
 		update                certificatesigningrequests/approval.certificates.k8s.io certificatesigningrequests/status.certificates.k8s.io
 		approve,sign          signers.certificates.k8s.io:rollcall.dev/agent signers.certificates.k8s.io:rollcall.dev/gateway
 		create                secrets.
+		get                   configmaps.
 		create,patch          events.events.k8s.io`)
 	managerSystemRights = lines(`
 		get                                 secrets.:rollcall-root-key secrets.:rollcall-order-key secrets.:rollcall-agent-ca secrets.:rollcall-server-ca secrets.:rollcall-token-key
 		create                              configmaps.
 		get,update                          configmaps.:rollcall-trust configmaps.:rollcall-beacon
+		get,list,watch                      configmaps.:rollcall-release-keys
 		get,list,create,update,delete       leases.coordination.k8s.io
 		create                              serviceaccounts/token.:rollcall-gateway
 		create,patch                        events.`)
@@ -188,7 +190,7 @@ func everyQuestion(t *testing.T, namespaces []string) []authorizationv1.Resource
 	t.Helper()
 	names := map[schema.GroupResource][]string{
 		{Resource: "secrets"}:               {"rollcall-root-key", "rollcall-order-key", "rollcall-agent-ca", "rollcall-server-ca", "rollcall-token-key", "rollcall-gateway-token-binding", "laptops-token"},
-		{Resource: "configmaps"}:            {"rollcall-trust", "rollcall-beacon", "kube-root-ca.crt", "extension-apiserver-authentication"},
+		{Resource: "configmaps"}:            {"rollcall-trust", "rollcall-beacon", "rollcall-release-keys", "kube-root-ca.crt", "extension-apiserver-authentication"},
 		{Resource: "serviceaccounts"}:       {"rollcall-manager", "rollcall-gateway", "default"},
 		{Resource: "serviceaccounts/token"}: {"rollcall-manager", "rollcall-gateway", "default"},
 		{Resource: "signers", Group: "certificates.k8s.io"}: {

@@ -31,13 +31,13 @@ func TestRolesForPeople(t *testing.T) {
 	api := harness.Cluster(t)
 	ns := api.Namespace(t)
 	const read = "get list watch"
-	view := map[string]string{"endpoints": read, "endpointactions": read, "endpointpolicies": read, "enrollmenttokens": read}
+	view := map[string]string{"contentreleases": read, "endpoints": read, "endpointactions": read, "endpointpolicies": read, "enrollmenttokens": read}
 	const write, act = "create update patch delete", read + " create update patch delete"
-	edit := map[string]string{"endpoints": read + " heartbeat", "endpointactions": act, "endpointpolicies": read, "enrollmenttokens": read}
+	edit := map[string]string{"contentreleases": read, "endpoints": read + " heartbeat", "endpointactions": act, "endpointpolicies": read, "enrollmenttokens": read}
 	all := read + " create update patch delete deletecollection"
 	const own = write + " lifecycle isolate release"
-	admins := map[string]string{"endpoints": read + " " + own, "endpointactions": read, "endpointpolicies": all, "enrollmenttokens": all}
-	everything := map[string]string{"endpoints": read + " " + own + " heartbeat", "endpointactions": act, "endpointpolicies": all, "enrollmenttokens": all}
+	admins := map[string]string{"contentreleases": read, "endpoints": read + " " + own, "endpointactions": read, "endpointpolicies": all, "enrollmenttokens": all}
+	everything := map[string]string{"contentreleases": read, "endpoints": read + " " + own + " heartbeat", "endpointactions": act, "endpointpolicies": all, "enrollmenttokens": all}
 	for _, tc := range []struct {
 		roles []string
 		may   map[string]string
@@ -48,6 +48,7 @@ func TestRolesForPeople(t *testing.T) {
 		{[]string{"rollcall-admin"}, map[string]string{"endpoints": own, "endpointpolicies": all, "enrollmenttokens": all}},
 		{[]string{"rollcall-view", "rollcall-admin"}, admins},
 		{[]string{"rollcall-responder"}, map[string]string{"endpoints": "isolate release quarantine restore terminate proxy retrieve retrieve-events support heartbeat"}},
+		{[]string{"rollcall-releases"}, map[string]string{"contentreleases": all}},
 		{[]string{"view"}, view},
 		{[]string{"edit"}, edit},
 		{[]string{"admin"}, everything},
@@ -81,7 +82,7 @@ func (d *difference) Error() string { return "(-want +got):\n" + d.diff }
 func allowedOnOurs(t *testing.T, who account, ns string) map[string]string {
 	t.Helper()
 	got := map[string]string{}
-	for _, resource := range []string{"endpoints", "endpointactions", "endpointpolicies", "enrollmenttokens"} {
+	for _, resource := range []string{"contentreleases", "endpoints", "endpointactions", "endpointpolicies", "enrollmenttokens"} {
 		for _, subresource := range []string{"", "status", "finalizers"} {
 			var verbs []string
 			for _, verb := range slices.Concat(everyVerb, ourVerbs) {

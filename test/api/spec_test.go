@@ -15,6 +15,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
+	"k8s.io/apimachinery/pkg/types"
+
 	"github.com/rollcall-dev/rollcall/test/harness"
 )
 
@@ -45,6 +47,9 @@ const (
 
 // manifest is an object of ours; body is the YAML of what it has besides its type and name.
 type manifest struct{ short, name, body string }
+
+// someSource is one that is as it must be.
+var someSource = `{sha256: ` + strings.Repeat("a", 64) + `, signature: untrusted comment, configMap: {name: c, key: k}}`
 
 var accepted = slices.Concat(acceptedActions, []manifest{
 	{"fep", "bare", ``},
@@ -132,7 +137,7 @@ func asJSON(t *testing.T, value any) string {
 type rejection struct{ short, name, body, want string }
 
 // rejected has a row for every rule on a spec.
-var rejected = slices.Concat(rejectedSelectors("epp", ""), rejectedActions, []rejection{
+var rejected = slices.Concat(rejectedSelectors("epp", ""), rejectedSelectors("ctr", `version: "1", source: `+someSource+`, `), rejectedActions, []rejection{
 	{"fep", "a.b", ``, `metadata: Invalid value: the name must be a DNS label of at most 63 characters: every client prints it`},
 	{"fep", strings.Repeat("a", 64), ``, `metadata: Invalid value: the name must be a DNS label of at most 63 characters: every client prints it`},
 	{"fep", "x", `spec: {displayName: ` + strings.Repeat("a", 64) + `}`, `spec.displayName: Too long: may not be more than 63 bytes`},
@@ -148,6 +153,32 @@ var rejected = slices.Concat(rejectedSelectors("epp", ""), rejectedActions, []re
 	{"fep", "x", `spec: {proxy: {mode: Manual, url: "http://h:1/path"}}`, `spec.proxy.url: Invalid value: "http://h:1/path": ` + urlWords},
 	{"fep", "x", `spec: {proxy: {mode: Manual, url: "http://` + strings.Repeat("h", 253) + `:1"}}`, `spec.proxy.url: Too long: may not be more than 261 bytes`},
 
+	{"ctr", "x", ``, `spec: Required value`},
+	{"ctr", "x", `spec: {source: ` + someSource + `}`, `spec.version: Required value`},
+	{"ctr", "x", `spec: {version: v1, source: ` + someSource + `}`, "spec.version: Invalid value: \"v1\": spec.version in body should match '^[0-9]{1,9}(\\.[0-9]{1,9}){0,3}$'"},
+	{"ctr", "x", `spec: {version: "1.2.3.4.5", source: ` + someSource + `}`, "spec.version: Invalid value: \"1.2.3.4.5\": spec.version in body should match '^[0-9]{1,9}(\\.[0-9]{1,9}){0,3}$'"},
+	{"ctr", "x", `spec: {version: "1"}`, `spec.source: Required value`},
+	{"ctr", "x", `spec: {version: "1", state: Gone, source: ` + someSource + `}`, `spec.state: Unsupported value: "Gone": supported values: "Active", "Paused", "Withdrawn"`},
+	{"ctr", "x", `spec: {version: "1", source: {sha256: ` + strings.Repeat("a", 64) + `, signature: untrusted comment}}`, `spec.source: Invalid value: exactly one of the fields in [https configMap] must be set`},
+	{"ctr", "x", `spec: {version: "1", source: {sha256: ` + strings.Repeat("A", 64) + `, signature: untrusted comment, configMap: {name: c, key: k}}}`, "spec.source.sha256: Invalid value: \"" + strings.Repeat("A", 64) + "\": spec.source.sha256 in body should match '^[0-9a-f]{64}$'"},
+	{"ctr", "x", `spec: {version: "1", source: {sha256: ` + strings.Repeat("a", 64) + `, signature: untrusted comment, https: {url: "http://example.com/x"}}}`, "spec.source.https.url: Invalid value: \"http://example.com/x\": spec.source.https.url in body should match '^https://[^@\\s]+$'"},
+	{"ctr", "x", `spec: {version: "1", source: {sha256: ` + strings.Repeat("a", 64) + `, signature: untrusted comment, https: {url: "https://me:secret@example.com/x"}}}`, "spec.source.https.url: Invalid value: \"https://me:secret@example.com/x\": spec.source.https.url in body should match '^https://[^@\\s]+$'"},
+
+	{"ctr", "x", `spec: {version: "1", source: {signature: untrusted comment, configMap: {name: c, key: k}}}`, `spec.source.sha256: Required value`},
+	{"ctr", "x", `spec: {version: "1", source: {sha256: ` + strings.Repeat("a", 65) + `, signature: untrusted comment, configMap: {name: c, key: k}}}`, `spec.source.sha256: Too long: may not be more than 64 bytes`},
+	{"ctr", "x", `spec: {version: "1", source: {sha256: ` + strings.Repeat("a", 64) + `, configMap: {name: c, key: k}}}`, `spec.source.signature: Required value`},
+	{"ctr", "x", `spec: {version: "1", source: {sha256: ` + strings.Repeat("a", 64) + `, signature: "", configMap: {name: c, key: k}}}`, `spec.source.signature: Invalid value: "": spec.source.signature in body should be at least 1 chars long`},
+	{"ctr", "x", `spec: {version: "1", source: {sha256: ` + strings.Repeat("a", 64) + `, signature: ` + strings.Repeat("s", 1025) + `, configMap: {name: c, key: k}}}`, `spec.source.signature: Too long: may not be more than 1024 bytes`},
+	{"ctr", "x", `spec: {version: "1", source: {sha256: ` + strings.Repeat("a", 64) + `, signature: untrusted comment, configMap: {key: k}}}`, `spec.source.configMap.name: Required value`},
+	{"ctr", "x", `spec: {version: "1", source: {sha256: ` + strings.Repeat("a", 64) + `, signature: untrusted comment, configMap: {name: "", key: k}}}`, `spec.source.configMap.name: Invalid value: "": spec.source.configMap.name in body should be at least 1 chars long`},
+	{"ctr", "x", `spec: {version: "1", source: {sha256: ` + strings.Repeat("a", 64) + `, signature: untrusted comment, configMap: {name: ` + strings.Repeat("n", 254) + `, key: k}}}`, `spec.source.configMap.name: Too long: may not be more than 253 bytes`},
+	{"ctr", "x", `spec: {version: "1", source: {sha256: ` + strings.Repeat("a", 64) + `, signature: untrusted comment, configMap: {name: c}}}`, `spec.source.configMap.key: Required value`},
+	{"ctr", "x", `spec: {version: "1", source: {sha256: ` + strings.Repeat("a", 64) + `, signature: untrusted comment, configMap: {name: c, key: ""}}}`, `spec.source.configMap.key: Invalid value: "": spec.source.configMap.key in body should be at least 1 chars long`},
+	{"ctr", "x", `spec: {version: "1", source: {sha256: ` + strings.Repeat("a", 64) + `, signature: untrusted comment, configMap: {name: c, key: ` + strings.Repeat("k", 254) + `}}}`, `spec.source.configMap.key: Too long: may not be more than 253 bytes`},
+	{"ctr", "x", `spec: {version: "1", source: {sha256: ` + strings.Repeat("a", 64) + `, signature: untrusted comment, configMap: {name: C, key: k}}}`, "spec.source.configMap.name: Invalid value: \"C\": spec.source.configMap.name in body should match '^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$'"},
+	{"ctr", "x", `spec: {version: "1", source: {sha256: ` + strings.Repeat("a", 64) + `, signature: untrusted comment, https: {}}}`, `spec.source.https.url: Required value`},
+	{"ctr", "x", `spec: {version: "1", source: {sha256: ` + strings.Repeat("a", 64) + `, signature: untrusted comment, https: {url: "https://` + strings.Repeat("h", 2048) + `"}}}`, `spec.source.https.url: Too long: may not be more than 2048 bytes`},
+	{"ctr", "x", `spec: {version: "` + strings.Repeat("1", 40) + `", source: ` + someSource + `}`, `spec.version: Too long: may not be more than 39 bytes`},
 	{"epp", "x", ``, `spec: Required value`},
 	{"epp", "x", `spec: {priority: -1}`, `spec.priority: Invalid value: -1: spec.priority in body should be greater than or equal to 0`},
 	{"epp", "x", `spec: {priority: 1001}`, `spec.priority: Invalid value: 1001: spec.priority in body should be less than or equal to 1000`},
@@ -357,6 +388,28 @@ func rules(f field) []string {
 		add(!strings.Contains(rule.Rule, "oldSelf"), says)
 	}
 	return words
+}
+
+// A version means one thing: another source is another release.
+func TestVersionAndSourceOfAReleaseAreImmutable(t *testing.T) {
+	ns := harness.Cluster(t).Namespace(t)
+	who := person(t, ns, []string{"rollcall-releases"})
+	const path = "/spec/source"
+	spec := `spec: {version: "1", source: ` + someSource + `}`
+	if _, err := who.of("ctr", ns).Create(t.Context(), object(t, "ctr", "x", spec), metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	for patch, want := range map[string]string{
+		`[{"op":"replace","path":"/spec/version","value":"1.0"}]`:                           "version is immutable: create another release",
+		`[{"op":"replace","path":"` + path + `/configMap/key","value":"other"}]`:            "source is immutable: create another release",
+		`[{"op":"replace","path":"` + path + `/signature","value":"untrusted comment: 2"}]`: "source is immutable: create another release",
+		`[{"op":"add","path":"/spec/state","value":"Withdrawn"}]`:                           "",
+	} {
+		_, err := who.of("ctr", ns).Patch(t.Context(), "x", types.JSONPatchType, []byte(patch), metav1.PatchOptions{})
+		if said := strings.Join(told(err), "\n"); (want == "") != (err == nil) || !strings.Contains(said, want) {
+			t.Errorf("%s: told %q, want %q", patch, said, want)
+		}
+	}
 }
 
 // What cannot be changed cannot be added or removed either.

@@ -14,10 +14,13 @@ import (
 )
 
 // specs are the least that each kind takes.
-var specs = map[string]string{"fep": "", "epa": "spec: {type: PerformHeartbeat, endpointName: devbox}", "epp": "spec: {}", "ept": "spec: {expiresAfterHours: 72, maxUses: 50}"}
+var specs = map[string]string{
+	"fep": "", "epa": "spec: {type: PerformHeartbeat, endpointName: devbox}", "epp": "spec: {}", "ept": "spec: {expiresAfterHours: 72, maxUses: 50}",
+	"ctr": "spec: {version: '1042', source: {sha256: " + strings.Repeat("a", 64) + ", signature: untrusted comment, configMap: {name: c, key: k}}}",
+}
 
 // authors may create an object of each kind.
-var authors = []string{"rollcall-admin", "rollcall-edit"}
+var authors = []string{"rollcall-admin", "rollcall-edit", "rollcall-releases"}
 
 // fullStatus has every field that a status can have.
 func fullStatus(t *testing.T, short string) map[string]any {
