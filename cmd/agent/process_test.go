@@ -140,6 +140,7 @@ Websocket        connected for TIME
 Trust            version 1, issued DATE
 Certificate      expires in TIME, on DATE; renewal in TIME
 Policy           none assigned: built-in defaults, a heartbeat every TIME
+Content          none yet
 Last heartbeat   TIME ago, accepted; next in TIME
 Clock            as the fleet's; last beacon TIME old
 Agent            8.0.0, ` + runtime.GOOS + "/" + runtime.GOARCH + `; start 1; DIR

@@ -60,7 +60,7 @@ func parse(args []string) (*options, error) {
 	f.StringVar(&o.stateDir, "state-dir", "", "where they keep their state, a directory each: a restart goes on")
 	f.StringVar(&o.prefix, "prefix", "agent", "their names are prefix-01, prefix-02 ...")
 	f.StringVar(&o.version, "version", agent.Version, "version that they report")
-	f.BoolVar(&o.odd, "odd", false, "prefix-02 is version "+oldVersion+", prefix-04 stops for good, prefix-05 is cloned")
+	f.BoolVar(&o.odd, "odd", false, "prefix-02 is version "+oldVersion+", prefix-03 has a disk that damages all content but the first, prefix-04 stops for good, prefix-05 is cloned")
 	f.DurationVar(&o.oddAfter, "odd-after", 10*time.Second, "how long prefix-04 is online before it stops")
 	f.StringVar(&o.enrolledFile, "enrolled-file", "", "file to keep the number of enrolled agents in")
 	f.Float64Var(&o.startRate, "start-rate", 200, "agents to start per second")

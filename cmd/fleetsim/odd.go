@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"github.com/rollcall-dev/rollcall/internal/agent"
 )
 
 const (
@@ -25,6 +27,8 @@ func (s *sim) startNumber(ctx context.Context, i int) {
 	switch {
 	case s.odd && i == 2:
 		s.start(ctx, name, dir, oldVersion)
+	case s.odd && i == 3:
+		s.start(ctx, name, dir, s.version, withBadDisk(dir))
 	case s.odd && i == 4:
 		s.startMortal(ctx, name, dir)
 	case s.odd && i == 5:
@@ -104,4 +108,15 @@ func (a *simulated) online(ctx context.Context) bool {
 		}
 	}
 	return true
+}
+
+// withBadDisk makes an agent whose disk damages what is downloaded to it, once it has some content: it keeps that.
+func withBadDisk(dir string) func(*agent.Config) {
+	return func(c *agent.Config) {
+		c.SpoilContent = func(file []byte) {
+			if _, err := os.Stat(filepath.Join(dir, "content", "in-use")); err == nil && len(file) > 0 {
+				file[len(file)/2] ^= 1
+			}
+		}
+	}
 }

@@ -169,7 +169,7 @@ func (s *sim) enrolling(now time.Time) int {
 }
 
 // start runs an agent on a directory until ctx, or its own stop.
-func (s *sim) start(ctx context.Context, name, dir, version string) *simulated {
+func (s *sim) start(ctx context.Context, name, dir, version string, odd ...func(*agent.Config)) *simulated {
 	d, err := state.Open(dir, state.Light())
 	if err != nil {
 		s.fail(fmt.Errorf("%s: %w", name, err))
@@ -179,11 +179,15 @@ func (s *sim) start(ctx context.Context, name, dir, version string) *simulated {
 	if s.terminate {
 		executors = perform.Executors{"TerminateProcess": &processes{}}
 	}
-	ctx, stop := context.WithCancel(ctx)
-	a := &simulated{name: name, started: time.Now(), stop: stop, done: make(chan struct{}), engine: agent.New(agent.Config{
+	config := agent.Config{
 		Dir: d, Host: &machine{Machine: s.machine, name: name}, Server: s.server, Proxy: s.proxy, Token: s.token,
 		Version: version, Platform: host.Platform, Executors: executors, NoWebsocket: s.noWebsocket, Timing: s.timing, Log: s.log.WithValues("endpoint", name),
-	})}
+	}
+	for _, change := range odd {
+		change(&config)
+	}
+	ctx, stop := context.WithCancel(ctx)
+	a := &simulated{name: name, started: time.Now(), stop: stop, done: make(chan struct{}), engine: agent.New(config)}
 	s.mu.Lock()
 	s.agents[filepath.Base(dir)] = a
 	s.starting = append(s.starting, a)

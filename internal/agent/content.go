@@ -16,6 +16,7 @@ import (
 	"github.com/rollcall-dev/rollcall/internal/agent/problem"
 	"github.com/rollcall-dev/rollcall/internal/agent/session"
 	"github.com/rollcall-dev/rollcall/internal/agent/state"
+	"github.com/rollcall-dev/rollcall/internal/agent/status"
 	"github.com/rollcall-dev/rollcall/internal/content"
 	"github.com/rollcall-dev/rollcall/internal/wire"
 )
@@ -248,10 +249,10 @@ func notStored(err error) error {
 func (e *Engine) notTaken(r fetch.Result) {
 	c := &e.content
 	c.attempts.doneAt = e.boot()
-	if r.Moved {
+	fault, bad := errors.AsType[*content.Fault](r.Err)
+	if r.Moved && !bad {
 		c.attempts.failures = 0
 	}
-	fault, bad := errors.AsType[*content.Fault](r.Err)
 	switch {
 	case bad && fault.Reason == fetch.ReasonInterrupted:
 		c.attempts.due = e.boot()
@@ -356,6 +357,28 @@ func (e *Engine) contentState() *agentv1.ReleaseState {
 		s.Phase = agentv1.ReleasePhase_RELEASE_PHASE_CURRENT
 	}
 	return s
+}
+
+// contentShown is what a person at the machine is told, but for what changes by the moment: how much there is, and when it goes on.
+func (e *Engine) contentShown() status.Content {
+	c, s := &e.content, e.contentState()
+	out := status.Content{
+		Version: s.GetVersion(), Digest: s.GetDigest(), Sequence: s.GetSequence(), Reason: s.GetReason(), Message: s.GetMessage(),
+		Phase: map[agentv1.ReleasePhase]string{
+			agentv1.ReleasePhase_RELEASE_PHASE_CURRENT: status.Current, agentv1.ReleasePhase_RELEASE_PHASE_DOWNLOADING: status.Downloading,
+			agentv1.ReleasePhase_RELEASE_PHASE_FAILED: status.Failed, agentv1.ReleasePhase_RELEASE_PHASE_DEFERRED: status.Deferred,
+		}[s.GetPhase()],
+	}
+	if since := c.record.GetCurrent().GetSince(); since != nil {
+		out.Since = new(since.AsTime())
+	}
+	switch {
+	case c.plan.take != nil && (c.damage == nil || c.fault != nil):
+		out.Offered, out.Size = c.plan.take.GetVersion(), int64(c.plan.artifact.GetSize()) //nolint:gosec // it was bounded
+	case c.plan.take == nil && c.plan.deferred != nil:
+		out.Offered = c.plan.deferred.GetVersion()
+	}
+	return out
 }
 
 // contentInShort changes where the server is to hear of it at once. That a download goes on, or that what is in use was offered anew, can wait.

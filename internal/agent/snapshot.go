@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/rollcall-dev/rollcall/internal/agent/client"
+	"github.com/rollcall-dev/rollcall/internal/agent/fetch"
 	"github.com/rollcall-dev/rollcall/internal/agent/problem"
 	"github.com/rollcall-dev/rollcall/internal/agent/session"
 	"github.com/rollcall-dev/rollcall/internal/agent/status"
@@ -28,12 +29,14 @@ type snapshot struct {
 	over                                      string // the way of the last heartbeat
 	acceptedAt                                time.Duration
 	unwritable                                *wire.Problem
+	fetcher                                   *fetch.Fetcher
+	fetchAt                                   time.Duration // the next attempt; never while one is under way, or where there is to be none
 }
 
 func (e *Engine) publish() {
 	s := &snapshot{
 		clock: *e.clock, start: e.start, enrollment: e.enrollment, renewal: e.renewal, beat: e.beat, updates: e.updates, acceptedAt: e.acceptedAt, unwritable: cmp.Or(e.unwritable, e.unjournaled),
-		websocket: e.session.View(), over: status.OverWebsocket,
+		websocket: e.session.View(), over: status.OverWebsocket, fetcher: e.content.fetcher, fetchAt: never,
 		facts: problem.Facts{
 			Identity: e.identityID(), Instance: e.instance, Server: e.Server.String(), Proxy: client.ProxyName(e.Proxy), StateDir: e.Dir.Path(), Skew: e.clock.Skew(),
 		},
@@ -52,6 +55,10 @@ func (e *Engine) publish() {
 		Orders:  status.Orders{Rejected: e.rejected, LastRejection: e.lastRejection},
 		Actions: e.openCount(),
 		Damaged: e.Dir.Damaged(),
+		Content: e.contentShown(),
+	}
+	if e.content.plan.take != nil && !e.content.fetcher.Busy() {
+		s.fetchAt = e.content.next
 	}
 	if e.client != nil {
 		s.status.Server.CipherSuite = e.client.CipherSuite()
@@ -95,6 +102,9 @@ func (e *Engine) Status() status.Status {
 	}
 	if out.Endpoint != nil {
 		out.Heartbeat.NextInSeconds = until(s.beat.due, r.Boot)
+	}
+	if out.Content.Size > 0 {
+		out.Content.Downloaded, out.Content.RetryInSeconds = s.fetcher.Have(), until(s.fetchAt, r.Boot)
 	}
 	out.Websocket = s.channel(r.Boot)
 	out.State = s.state(out.Heartbeat.Accepted)

@@ -107,6 +107,9 @@ func judge(o *agentv1.Offer, s Situation, offered Version, artifact *agentv1.Art
 		if artifact.GetSha256() != s.Digest {
 			return refuse(ReasonOtherContent, "it is another file under the version in use")
 		}
+		if pin != "" && !pinned {
+			return waitsForPin(pin, artifact)
+		}
 		return Judgement{Verdict: Keep, Artifact: artifact}
 	}
 	withdrawn := runs && slices.ContainsFunc(o.GetWithdrawn(), func(v string) bool { return Same(v, s.Version) })
@@ -114,7 +117,7 @@ func judge(o *agentv1.Offer, s Situation, offered Version, artifact *agentv1.Art
 	case runs && offered.Compare(own) < 0 && !withdrawn && !pinned:
 		return refuse(ReasonDowngrade, fmt.Sprintf("version %s is in use, which is newer and was not withdrawn", s.Version))
 	case pin != "" && !pinned:
-		return Judgement{Verdict: Defer, Reason: ReasonPinned, Message: "the policy pins content to version " + line(pin, MaxVersion), Artifact: artifact}
+		return waitsForPin(pin, artifact)
 	case withdrawn || pinned:
 		return Judgement{Verdict: Take, Artifact: artifact}
 	}
@@ -126,6 +129,10 @@ func judge(o *agentv1.Offer, s Situation, offered Version, artifact *agentv1.Art
 		}
 	}
 	return Judgement{Verdict: Take, Artifact: artifact}
+}
+
+func waitsForPin(pin string, a *agentv1.Artifact) Judgement {
+	return Judgement{Verdict: Defer, Reason: ReasonPinned, Message: "the policy pins content to version " + line(pin, MaxVersion), Artifact: a}
 }
 
 func refuse(reason, message string) Judgement {

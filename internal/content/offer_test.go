@@ -71,7 +71,7 @@ func TestJudge(t *testing.T) {
 		"of a lower sequence":             {nil, func(s *Situation) { s.Sequence = 8 }, Refuse, ReasonSuperseded},
 		"what is in use":                  {nil, func(s *Situation) { runs("1042")(s); s.Digest = digestA }, Keep, ""},
 		"what is in use, 1042.0":          {nil, func(s *Situation) { runs("1042.0")(s); s.Digest = digestA }, Keep, ""},
-		"what is in use, pinned away":     {nil, policy(&agentv1.Policy{ContentVersion: "1041"}, runs("1042"), func(s *Situation) { s.Digest = digestA }), Keep, ""},
+		"what is in use, pinned away":     {nil, policy(&agentv1.Policy{ContentVersion: "1041"}, runs("1042"), func(s *Situation) { s.Digest = digestA }), Defer, ReasonPinned},
 		"another file of that version":    {nil, runs("1042"), Refuse, ReasonOtherContent},
 		"lower":                           {version("1041"), runs("1042"), Refuse, ReasonDowngrade},
 		"lower, another withdrawn":        {withdraws("1041", "1043"), runs("1042"), Refuse, ReasonDowngrade},

@@ -13,6 +13,7 @@ type Status struct {
 	Trust       *Trust       `json:"trust,omitempty"`
 	Certificate *Certificate `json:"certificate,omitempty"`
 	Policy      Policy       `json:"policy"`
+	Content     Content      `json:"content"`
 	Heartbeat   Heartbeat    `json:"heartbeat"`
 	Websocket   Websocket    `json:"websocket"`
 	Clock       Clock        `json:"clock"`
@@ -72,6 +73,35 @@ type Policy struct {
 	ID                       string `json:"id,omitempty"`
 	Revision                 uint64 `json:"revision,omitempty"`
 	HeartbeatIntervalSeconds int64  `json:"heartbeatIntervalSeconds"`
+}
+
+// Phases of content.
+const (
+	Current     = "Current"
+	Downloading = "Downloading"
+	Failed      = "Failed"
+	Deferred    = "Deferred"
+)
+
+// Content is what is in use, and what becomes of what is offered.
+type Content struct {
+	// Version in use, its Digest and since when it is, by the fleet's time; absent if none is.
+	Version string     `json:"version,omitempty"`
+	Digest  string     `json:"digest,omitempty"`
+	Since   *time.Time `json:"since,omitempty"`
+	// Phase is Current, Downloading, Failed or Deferred; absent if nothing was offered yet.
+	Phase string `json:"phase,omitempty"`
+	// Offered is the version that Phase is about where that is not the one in use, and Sequence its offer's.
+	Offered  string `json:"offered,omitempty"`
+	Sequence uint64 `json:"sequence,omitempty"`
+	// Reason in a word, and Message in more.
+	Reason  string `json:"reason,omitempty"`
+	Message string `json:"message,omitempty"`
+	// Downloaded and Size are bytes of the offered file; absent where none is wanted.
+	Downloaded int64 `json:"downloadedBytes,omitempty"`
+	Size       int64 `json:"sizeBytes,omitempty"`
+	// RetryInSeconds is absent while an attempt is under way, and where there is to be none.
+	RetryInSeconds *int64 `json:"retryInSeconds,omitempty"`
 }
 
 // Heartbeat is the last one, and the next.

@@ -59,6 +59,9 @@ func (s Status) Write(w io.Writer) error {
 	}
 	s.certificate(l)
 	s.policy(l)
+	if s.Endpoint != nil {
+		s.Content.write(l)
+	}
 	l.add("Last heartbeat", "%s", s.Heartbeat)
 	s.clock(l)
 	if open := s.Actions.String(); open != "" {

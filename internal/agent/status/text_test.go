@@ -54,6 +54,7 @@ Websocket        connected for 3m12s
 Trust            version 3, issued 2026-11-24 12:00:00Z
 Certificate      expires in 30d0h, on 2026-12-24 12:00:00Z; renewal in 20d0h
 Policy           aaaaaaaa-2b1c-4d53-8a64-1e6a3f1f6b02, revision 3: a heartbeat every 15s
+Content          none yet
 Last heartbeat   6s ago, accepted; next in 9s
 Clock            as the fleet's; last beacon 12s old
 Agent            8.0.0, linux/amd64; start 7; /var/lib/rollcall
@@ -66,6 +67,7 @@ Websocket        disconnected for 1m1s: the server closed it with 4403 (endpoint
 Trust            version 3, issued 2026-11-24 12:00:00Z
 Certificate      expired 1m30s ago, on 2026-11-24 12:00:00Z; being renewed
 Policy           aaaaaaaa-2b1c-4d53-8a64-1e6a3f1f6b02, revision 3: a heartbeat every 15s
+Content          none yet
 Last heartbeat   1m1s ago, failed; the last accepted one 2h1m ago; next in 13m20s
 Clock            17m behind the fleet's; last beacon 12s old
 Actions          1 running, 2 waiting, 253 ended and not yet acknowledged by the server; no more are taken until some are acknowledged
