@@ -2,6 +2,7 @@ package endpoint
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -15,6 +16,7 @@ const (
 	reasonClockSkewed         = "ClockSkewed"
 	reasonCertificateExpiring = "CertificateExpiring"
 	reasonCertificateExpired  = "CertificateExpired"
+	reasonContentFailed       = "ContentFailed"
 )
 
 // maxSkew of a machine's clock. Its agent takes the time from the fleet, so what is wrong are its logs, and what else relies on the clock.
@@ -28,12 +30,22 @@ func healthy(f *facts, online metav1.Condition) (c metav1.Condition, next time.T
 	case online.Status != metav1.ConditionTrue:
 		c.Status, c.Reason, c.Message = metav1.ConditionUnknown, online.Reason, online.Message
 	case c.Reason != "":
+	case f.Status.Agent != nil && f.Status.Agent.ContentError != "":
+		c.Reason, c.Message = reasonContentFailed, contentMessage(f.Status.Agent.ContentError)
 	case f.skew().Abs() > maxSkew:
 		c.Reason, c.Message = reasonClockSkewed, skewMessage(f.skew())
 	default:
 		c.Status, c.Reason, c.Message = metav1.ConditionTrue, reasonHealthy, "nothing is wrong, as far as its agent and its certificate tell"
 	}
 	return c, next
+}
+
+// contentMessage is why an agent could not apply content, without the reason in one word that its report begins with.
+func contentMessage(reported string) string {
+	if _, message, ok := strings.Cut(reported, ": "); ok {
+		return message
+	}
+	return reported
 }
 
 func (f *facts) skew() time.Duration {

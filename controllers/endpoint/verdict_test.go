@@ -86,6 +86,7 @@ func TestHealthy(t *testing.T) {
 		{"nobody has enrolled", []fact{notEnrolled}, "Unknown/NotEnrolled", "", 0},
 		{"it is offline", []fact{now(9999)}, "Unknown/HeartbeatsMissed", "last heartbeat", 15 * day},
 		{"a clock within bounds", []fact{skewed(300)}, "True/NoProblem", "", 121},
+		{"content that fails", []fact{func(f *facts) { f.Status.Agent.ContentError = "DigestDiffers: content 1042 not applied: it differs" }}, "False/ContentFailed", "content 1042 not applied: it differs", 121},
 		{"a clock ahead", []fact{skewed(430)}, "False/ClockSkewed", "clock is 7m10s ahead of the fleet's", 121},
 		{"a clock behind", []fact{skewed(-430)}, "False/ClockSkewed", "clock is 7m10s behind the fleet's", 121},
 		{"the certificate was not renewed in time", []fact{certificateEnds(5*day - 10)}, "False/CertificateExpiring", "expires 2026-11-29 11:59:50Z", 121},

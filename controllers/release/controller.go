@@ -87,7 +87,8 @@ func (r *reconciler) offer(ctx context.Context, release *v1alpha1.ContentRelease
 	if release.Status.Offer != nil {
 		before = order.FromResource(*release.Status.Offer)
 	}
-	signed, sequence, err := decide.Sign(r.Orders, before, decide.Content(r.FleetID, release, content.MediaType, all), r.last(release.Namespace, all), r.Now())
+	offer := decide.Content(r.FleetID, release, content.MediaType, all)
+	signed, sequence, err := decide.Sign(r.Orders, before, offer, decide.Floor(release, all), r.last(release.Namespace, all), r.Now())
 	if err != nil {
 		return nil, fmt.Errorf("sign the offer of ContentRelease %s/%s: %w", release.Namespace, release.Name, err)
 	}

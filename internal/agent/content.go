@@ -345,7 +345,7 @@ func (e *Engine) contentState() *agentv1.ReleaseState {
 	switch take := c.plan.take; {
 	case take != nil && c.fault != nil:
 		s.Sequence = take.GetSequence()
-		return failed(c.fault)
+		return failed(&content.Fault{Reason: c.fault.Reason, Message: wire.CutText("content "+take.GetVersion()+" not applied: "+c.fault.Message, wire.MaxText)})
 	case c.damage != nil:
 		return failed(c.damage)
 	case take != nil:
@@ -374,6 +374,9 @@ func (e *Engine) contentShown() status.Content {
 	}
 	switch {
 	case c.plan.take != nil && (c.damage == nil || c.fault != nil):
+		if c.fault != nil {
+			out.Message = c.fault.Message
+		}
 		out.Offered, out.Size = c.plan.take.GetVersion(), int64(c.plan.artifact.GetSize()) //nolint:gosec // it was bounded
 	case c.plan.take == nil && c.plan.deferred != nil:
 		out.Offered = c.plan.deferred.GetVersion()

@@ -25,7 +25,7 @@ func TestNoRoomForContent(t *testing.T) {
 		w.push(w.fleet.Offer(version, file, nil))
 		w.live(time.Second)
 	}
-	if s := w.told("1041", isFailed, "NoSpace", 2); s.GetMessage() != "there is no room on the disk for it" || w.inUse() != "1041" {
+	if s := w.told("1041", isFailed, "NoSpace", 2); s.GetMessage() != "content 1042 not applied: there is no room on the disk for it" || w.inUse() != "1041" {
 		t.Errorf("%v; in use is %s", s, w.inUse())
 	}
 	var disk unix.Statfs_t

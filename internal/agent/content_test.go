@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -146,7 +147,7 @@ func TestBadContent(t *testing.T) {
 			w.push(w.fleet.Offer("1042", c.offered, c.change))
 			_, before := w.gateway.Served()
 			w.live(time.Second)
-			if s := w.told("1041", isFailed, c.reason, 2); s.GetMessage() != c.message {
+			if s := w.told("1041", isFailed, c.reason, 2); !strings.HasPrefix(s.GetMessage(), "content 104") || !strings.HasSuffix(s.GetMessage(), " not applied: "+c.message) {
 				t.Errorf("message %q, want %q", s.GetMessage(), c.message)
 			}
 			w.live(2 * time.Hour)

@@ -81,16 +81,32 @@ func older(a, b *v1alpha1.ContentRelease) bool {
 	return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), cmp.Compare(a.Name, b.Name)) < 0
 }
 
-// Sign is an offer as agents get it, and its sequence. It is before, unless what is offered has changed since, or before was signed by another key:
-// then its sequence is higher than last, the highest of the namespace. Sequences follow the clock, so that they go on rising where the release
-// that had the highest is deleted.
-func Sign(orders crypto.Signer, before *agentv1.Envelope, offer *agentv1.Offer, last int64, now time.Time) (*agentv1.Envelope, int64, error) {
+// Floor is the highest sequence of the releases below r's version that are offered. r's own must be above it: an agent takes no offer with a lower
+// sequence than that of what it runs, and one whose policy had pinned an older version is to come back.
+func Floor(r *v1alpha1.ContentRelease, others []v1alpha1.ContentRelease) (floor int64) {
+	own, err := content.ParseVersion(r.Spec.Version)
+	if err != nil {
+		return 0
+	}
+	for i := range others {
+		o := &others[i]
+		if v, err := content.ParseVersion(o.Spec.Version); err == nil && o.Status.Offer != nil && v.Compare(own) < 0 {
+			floor = max(floor, o.Status.Sequence)
+		}
+	}
+	return floor
+}
+
+// Sign is an offer as agents get it, and its sequence. It is before, unless what is offered has changed since, before was signed by another key, or
+// its sequence is not above floor: then its sequence is higher than last, the highest of the namespace. Sequences follow the clock, so that they go
+// on rising where the release that had the highest is deleted.
+func Sign(orders crypto.Signer, before *agentv1.Envelope, offer *agentv1.Offer, floor, last int64, now time.Time) (*agentv1.Envelope, int64, error) {
 	was := &agentv1.Offer{}
 	if before != nil && envelope.Open(before, envelope.Offer, was, orders.Public()) == nil {
 		same := proto.CloneOf(offer)
 		same.Sequence, same.IssuedAt = was.GetSequence(), was.GetIssuedAt()
-		if proto.Equal(was, same) {
-			return before, int64(was.GetSequence()), nil //nolint:gosec // below 2^53
+		if had := int64(was.GetSequence()); proto.Equal(was, same) && had > floor { //nolint:gosec // below 2^53
+			return before, had, nil
 		}
 	}
 	now = now.Truncate(time.Millisecond)

@@ -125,11 +125,11 @@ func TestSign(t *testing.T) {
 	if got := offer.GetWithdrawn(); !slices.Equal(got, []string{"1045", "1044"}) {
 		t.Errorf("withdrawn are %v", got)
 	}
-	first, sequence, err := Sign(key, nil, offer, 7, noon)
+	first, sequence, err := Sign(key, nil, offer, 0, 7, noon)
 	if err != nil || sequence != noon.UnixMilli() {
 		t.Fatalf("%d, %v", sequence, err)
 	}
-	if again, same, err := Sign(key, first, offer, sequence, noon.Add(time.Hour)); err != nil || again != first || same != sequence {
+	if again, same, err := Sign(key, first, offer, sequence-1, sequence, noon.Add(time.Hour)); err != nil || again != first || same != sequence {
 		t.Errorf("signed again without a reason: %d, %v", same, err)
 	}
 	for name, tc := range map[string]struct {
@@ -139,11 +139,29 @@ func TestSign(t *testing.T) {
 		changed := Content("f", &r, "m", nil)
 		changed.Withdrawn = offer.GetWithdrawn()
 		tc.change(changed)
-		next, higher, err := Sign(tc.by, first, changed, sequence+5, noon.Add(-time.Hour)) // and the clock has gone back
+		next, higher, err := Sign(tc.by, first, changed, 0, sequence+5, noon.Add(-time.Hour)) // and the clock has gone back
 		got := &agentv1.Offer{}
 		if err != nil || higher != sequence+6 || envelope.Open(next, envelope.Offer, got, tc.by.Public()) != nil || got.GetSequence() != uint64(higher) {
 			t.Errorf("%s: %d, %v", name, higher, err)
 		}
+	}
+}
+
+// An older version that is released later does not have the last word.
+func TestSequencesRiseWithVersions(t *testing.T) {
+	key := ed25519.NewKeyFromSeed([]byte(strings.Repeat("a", 32)))
+	r := a("1042", 50)
+	late := a("1041", noon.UnixMilli())
+	if floor := Floor(&r, []v1alpha1.ContentRelease{r, late, a("1043", noon.UnixMilli()+7), a("1040", noon.UnixMilli()+9, unsigned)}); floor != late.Status.Sequence {
+		t.Errorf("its sequence is to be above %d", floor)
+	}
+	offer := Content("f", &r, "m", nil)
+	first, sequence, err := Sign(key, nil, offer, 0, 0, noon.Add(-time.Hour))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again, higher, err := Sign(key, first, offer, late.Status.Sequence, late.Status.Sequence, noon); err != nil || again == first || higher <= late.Status.Sequence {
+		t.Errorf("sequence %d, then %d, %v", sequence, higher, err)
 	}
 }
 
