@@ -70,7 +70,7 @@ func TestREADME(t *testing.T) {
 	}
 	harness.Eventually(t, time.Minute, func() error {
 		out := term.shell(t, enter+"kubectl get fep\nkubectl get epp --no-headers")
-		if strings.Contains(out, "Updating") || !strings.Contains(out, "Conflict") || !regexp.MustCompile(`demo +6 +6 `).MatchString(out) {
+		if strings.Contains(out, "Updating") || !strings.Contains(out, "1043 not applied") || len(regexp.MustCompile(`(8\.0\.0|6\.0\.4) +1043`).FindAllString(out, -1)) < 3 || !strings.Contains(out, "Conflict") || !regexp.MustCompile(`demo +6 +6 `).MatchString(out) {
 			return fmt.Errorf("not all have applied their policy, met their clone and are counted:\n%s", out)
 		}
 		return nil
@@ -256,6 +256,9 @@ var masks = []struct {
 	{regexp.MustCompile(`127\.0\.0\.1:\d+`), "127.0.0.1:PORT"},
 	{regexp.MustCompile(`/\S*/\.run\b`), ".run"},
 	{regexp.MustCompile(`(demo) +\d+ +\d+ +\d+ +(\d+ +True)`), "$1 N N N $2"},
+	{regexp.MustCompile(`(content-\d+ +\d+ +100) +\d+ +\d+ +\d+ +(True.*?) +(all \d+ run it|\d+ of \d+ run it.*|offered with.*)`), "$1 N N N $2 ROLLOUT"},
+	{regexp.MustCompile(`(agent-0[45] .*8\.0\.0) +104[23]`), "$1 CONTENT"}, // it is about to stop, or held
+	{regexp.MustCompile(`(agent-05 +Conflict) +(?:WebSocket|Heartbeat)`), "$1 CHANNEL"}, // whichever of the two came last
 	{regexp.MustCompile(`\b\d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ`), "TIME"},
 	{regexp.MustCompile(`[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}`), "UUID"},
 	{regexp.MustCompile(`gw-[a-z0-9]{1,5}-[a-z0-9]{5}`), "GATEWAY"},
