@@ -279,7 +279,7 @@ func (e *Engine) notReached(p *wire.Problem) {
 	c.attempts.failures++
 	c.attempts.due = later(e.boot(), e.Timing.after(reaction{limit: e.Timing.RetryMax}, p.RetryAfter, c.attempts.failures, e.Random()))
 	switch p.Name {
-	case wire.Throttled, wire.Overloaded, wire.Draining, wire.NotReady:
+	case wire.Throttled, wire.Overloaded, wire.Draining, wire.NotReady, wire.StoreUnavailable:
 	default:
 		if c.attempts.failures >= patience && (c.fault == nil || c.fault.Reason == reasonDownloadFailed) {
 			c.fault = &content.Fault{Reason: reasonDownloadFailed, Message: wire.CutText("the download fails: "+p.Error(), wire.MaxText)}

@@ -144,7 +144,9 @@ func (f *Fetcher) fetch(ctx context.Context, j Job, r *Result) error {
 	if err == nil {
 		err = f.check(part, j)
 	}
-	if fault, ok := errors.AsType[*content.Fault](err); ok && fault.Reason != ReasonInterrupted {
+	fault, bad := errors.AsType[*content.Fault](err)
+	p, refused := errors.AsType[*wire.Problem](err)
+	if bad && fault.Reason != ReasonInterrupted || refused && p.Name == wire.RangeNotSatisfiable {
 		_ = part.Drop() // it is truncated at least; the next attempt begins anew
 	}
 	return err

@@ -50,8 +50,10 @@ func (b *Book) TakeUp(e *agentv1.Envelope, m *agentv1.Offer) {
 		return o.Order.GetReleaseUid() == m.GetReleaseUid() || m.GetSequence() > o.Order.GetSequence() &&
 			slices.ContainsFunc(m.GetWithdrawn(), func(v string) bool { return content.Same(v, o.Order.GetVersion()) })
 	})
-	if len(b.offers) == MaxOffers {
+	if n := len(b.offers); n >= MaxOffers && m.GetSequence() > b.Sequence() {
 		b.offers = b.offers[:MaxOffers-1]
+	} else if n >= MaxOffers { // of the pinned version: the newest stays, and says how far the agent has judged
+		b.offers = slices.Delete(b.offers, MaxOffers-2, MaxOffers-1)
 	}
 	b.offers = append(b.offers, Signed[*agentv1.Offer]{e, m})
 	slices.SortFunc(b.offers, func(x, y Signed[*agentv1.Offer]) int {

@@ -264,13 +264,15 @@ func TestCrashAnywhere(t *testing.T) {
 func TestResetForgets(t *testing.T) {
 	d := open(t, t.TempDir())
 	enroll(t, d, Enrollment, 1)
-	if err := errors.Join(d.Save(&statev1.AgentState{Epoch: 1}), d.SaveRootPin(sha256.Sum256(nil)), d.Reset()); err != nil {
+	if err := errors.Join(d.SaveContentRecord(&statev1.ContentRecord{Current: &statev1.ContentFile{Version: "1"}}),
+		d.Save(&statev1.AgentState{Epoch: 1}), d.SaveRootPin(sha256.Sum256(nil)), d.Reset()); err != nil {
 		t.Fatal(err)
 	}
 	id, err1 := d.Identity()
 	s, err2 := d.Load()
 	_, pinned, err3 := d.RootPin()
-	if err := errors.Join(err1, err2, err3); err != nil || id != nil || s != nil || pinned || Has(d.path) {
+	content, err4 := d.ContentRecord()
+	if err := errors.Join(err1, err2, err3, err4); err != nil || id != nil || s != nil || pinned || content != nil || Has(d.path) {
 		t.Errorf("after a reset: %v, %v, %t, %v", id, s, pinned, err)
 	}
 }
