@@ -111,6 +111,55 @@ func TestFleet(t *testing.T) {
 	}
 }
 
+// The fleet takes content; the one with the bad disk takes the first, and says of the second why it does not.
+func TestFleetTakesContent(t *testing.T) {
+	f := fleettest.New(t, time.Now)
+	g := f.Serve(t)
+	g.Websocket.Store(true)
+	var offer atomic.Pointer[agentv1.Envelope]
+	put := func(version string) {
+		file := fleettest.Bundle(version, 10_000)
+		g.Have(file, "")
+		offer.Store(f.Offer(version, file, nil))
+	}
+	put("1041")
+	began := time.Now()
+	g.Orders = func(id string) []*agentv1.Envelope {
+		return []*agentv1.Envelope{f.Assignment(id, "", began), offer.Load()}
+	}
+	o := options{
+		server: g.URL, token: f.Token(), count: 4, stateDir: t.TempDir(), prefix: "agent", version: "8.0.0", odd: true, oddAfter: time.Hour,
+		startRate: 1000, enrollAtOnce: 100, timing: agent.DefaultTiming(), log: logr.Discard(), progress: io.Discard,
+	}
+	o.timing.HeartbeatInterval = 100 * time.Millisecond
+	// told is how many agents say last that they run a version, and whether one says that it failed.
+	told := func(version string) (n int, failed bool) {
+		last := map[string]*agentv1.Heartbeat{}
+		for _, b := range g.Beats() {
+			last[b.GetAgent().GetMachineId()] = b
+		}
+		for _, b := range last {
+			if b.GetContent().GetVersion() == version {
+				n++
+			}
+			failed = failed || b.GetContent().GetVersion() == "1041" && b.GetContent().GetReason() == "DigestDiffers"
+		}
+		return n, failed
+	}
+	second := false
+	live(t, o, func() bool {
+		if n, _ := told("1041"); !second && n == 4 {
+			second = true
+			put("1042")
+		}
+		n, failed := told("1042")
+		return n == 3 && failed
+	})
+	if n, failed := told("1042"); n != 3 || !failed {
+		t.Errorf("%d have the second version; one failed: %t", n, failed)
+	}
+}
+
 // A fleet that loses its server comes back by itself, and says how long that took.
 func TestFleetComesBack(t *testing.T) {
 	f := fleettest.New(t, time.Now)

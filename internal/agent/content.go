@@ -230,9 +230,14 @@ func (e *Engine) switchTo(r fetch.Result) error {
 	return nil
 }
 
-// sweepContent removes what nobody will ask for. That it could not is no failure of the content.
+// sweepContent removes what nobody will ask for: all but the content in use, the one before, and what is downloaded for offers that count. That it
+// could not is no failure of the content.
 func (e *Engine) sweepContent() {
-	if err := e.Dir.SweepContent(e.content.record.GetCurrent().GetSha256(), e.content.record.GetPrevious().GetSha256()); err != nil {
+	keep := []string{e.content.record.GetCurrent().GetSha256(), e.content.record.GetPrevious().GetSha256()}
+	for _, o := range e.book.Offers() {
+		keep = append(keep, content.Find(o, e.Platform).GetSha256())
+	}
+	if err := e.Dir.SweepContent(keep...); err != nil {
 		e.Log.Info("old content is still here: " + err.Error())
 	}
 }
@@ -295,6 +300,7 @@ func (e *Engine) takeUpContent() error {
 		return problem.New(problem.StateUnwritable, err.Error())
 	}
 	c.record = record
+	defer e.sweepContent()
 	current := record.GetCurrent()
 	if current == nil {
 		return nil
