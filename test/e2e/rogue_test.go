@@ -100,6 +100,7 @@ func TestRogue(t *testing.T) {
 		return x.refusedByLaptop(t, "policy: OtherPolicy", 2, rogue.OtherPolicy, rogue.Ask{Other: x.bystander.name, Policy: "lax"})
 	})
 	x.row(t, "go back to an earlier policy", x.relapsed)
+	x.row(t, "offer content of its own, of another namespace, or that was withdrawn", x.offered)
 	x.row(t, "hand a new agent its own root", x.ownRoot)
 	x.row(t, "enrol without proof", x.enrolled)
 	x.row(t, "pose as somebody else", func(t *testing.T) verdict {
@@ -176,7 +177,7 @@ func (x *underRogue) launchRogue(t *testing.T) {
 	x.socket = filepath.Join(t.TempDir(), "rogue.sock")
 	p, err := local.StartEnv("rogue", filepath.Join(x.LogDir, "rogue.log"), []string{raceless}, filepath.Join(x.Bin, "rollcall-rogue"),
 		"--kubeconfig="+kubeconfig, "--token-file="+filepath.Join(x.Dir, "gateway.token"), "--listen="+x.direct.GatewayAddress, "--names=localhost,127.0.0.1",
-		"--lease-duration=3s", "--lease-renew=1s", "--control="+x.socket)
+		"--lease-duration=3s", "--lease-renew=1s", "--artifact-store=file://"+filepath.Join(x.Dir, "artifacts"), "--control="+x.socket)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -443,6 +444,25 @@ func (x *underRogue) relapsed(t *testing.T) verdict {
 }
 
 // obeys waits until the laptop says that it obeys a policy.
+// offered has it offer what the laptop may not run; before that it is an honest gateway to the laptop, which takes content and leaves it.
+func (x *underRogue) offered(t *testing.T) verdict {
+	elsewhere := x.system.tenant(t)
+	p := believed(t, x.system)
+	here, there := &roll{t, x.system, x.tenant, p, 2}, &roll{t, x.system, elsewhere, p, 0}
+	there.publish("1044")
+	here.publish("1042")
+	here.publish("1043")
+	here.allRun("1043")
+	x.try(t, rogue.KeepOffer, rogue.Ask{Release: "content-1043"})
+	here.patch("content-1043", `{"spec":{"state":"Withdrawn"}}`)
+	here.allRun("1042")
+	x.refusedByLaptop(t, "offer: SignatureInvalid", 1, rogue.ForgeOffer, rogue.Ask{})
+	x.refusedByLaptop(t, "offer: OtherNamespace", 1, rogue.Offer, rogue.Ask{Release: "content-1044", ReleaseNamespace: elsewhere.ns})
+	v := x.refusedByLaptop(t, "offer: Superseded", 1, rogue.Offer, rogue.Ask{Release: "content-1043"})
+	here.allRun("1042")
+	return v
+}
+
 func (x *underRogue) obeys(t testing.TB, policy string) {
 	t.Helper()
 	uid := string(get[v1alpha1.EndpointPolicy](t, x.tenant, policy).UID)

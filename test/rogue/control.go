@@ -31,6 +31,9 @@ type Ask struct {
 	OtherAction string `json:"otherAction,omitempty"`
 	Policy      string `json:"policy,omitempty"`
 	Token       string `json:"token,omitempty"`
+	// Release whose offer is used, and its namespace if that is another.
+	Release          string `json:"release,omitempty"`
+	ReleaseNamespace string `json:"releaseNamespace,omitempty"`
 	// Program that agents are to end.
 	Program string `json:"program,omitempty"`
 }

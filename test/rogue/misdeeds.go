@@ -34,6 +34,11 @@ const (
 	Relapse Misdeed = "relapse"
 	// OtherPolicy sends an agent a policy that is not its own, and the assignment of another endpoint that has it.
 	OtherPolicy Misdeed = "other-policy"
+	// KeepOffer keeps the offer of a release as it is now; Offer sends an agent that, or the newest of a release that was not kept.
+	KeepOffer Misdeed = "keep-offer"
+	Offer     Misdeed = "offer"
+	// ForgeOffer sends an agent an offer that its own key has signed.
+	ForgeOffer Misdeed = "forge-offer"
 	// OwnRoot publishes a trust bundle of its own as the fleet's only one, until Honest.
 	OwnRoot Misdeed = "own-root"
 
@@ -66,7 +71,8 @@ const (
 var misdeeds = map[Misdeed]func(*Rogue, context.Context, Ask) ([]Attempt, error){
 	Honest: (*Rogue).behave, Hush: (*Rogue).hush, Withhold: (*Rogue).withhold, Keep: (*Rogue).keep,
 	Forge: (*Rogue).forge, Alter: (*Rogue).alter, Replay: (*Rogue).replay, Readdress: (*Rogue).readdress, Rewind: (*Rogue).rewind,
-	Relapse: (*Rogue).relapse, OtherPolicy: (*Rogue).otherPolicy, OwnRoot: (*Rogue).ownRoot,
+	Relapse: (*Rogue).relapse, OtherPolicy: (*Rogue).otherPolicy,
+	KeepOffer: (*Rogue).keepOffer, Offer: (*Rogue).offer, ForgeOffer: (*Rogue).forgeOffer, OwnRoot: (*Rogue).ownRoot,
 	Enrol: (*Rogue).enrol, Pose: (*Rogue).pose,
 	RewriteAction: (*Rogue).rewriteAction, RewriteEndpoint: (*Rogue).rewriteEndpoint, Reopen: (*Rogue).reopen, EndWithoutProof: (*Rogue).endWithoutProof,
 	EndWithOwnProof: (*Rogue).endWithOwnProof, EndWithOldDate: (*Rogue).endWithOldDate, EndWithOtherProof: (*Rogue).endWithOtherProof,

@@ -25,6 +25,7 @@ import (
 type kept struct {
 	beacon     *agentv1.Envelope
 	assignment v1alpha1.Envelope
+	offers     map[string]v1alpha1.Envelope // by the release's name
 }
 
 // lie is an order that an agent is sent. The gateway's parts know it as that of an action, by a UID.

@@ -26,9 +26,11 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/rollcall-dev/rollcall/api/v1alpha1"
+	"github.com/rollcall-dev/rollcall/internal/artifact"
 	"github.com/rollcall-dev/rollcall/internal/gateway"
 	"github.com/rollcall-dev/rollcall/internal/gateway/auth"
 	"github.com/rollcall-dev/rollcall/internal/gateway/dispatch"
+	"github.com/rollcall-dev/rollcall/internal/gateway/download"
 	"github.com/rollcall-dev/rollcall/internal/gateway/enroll"
 	"github.com/rollcall-dev/rollcall/internal/gateway/heartbeat"
 	"github.com/rollcall-dev/rollcall/internal/gateway/limit"
@@ -48,7 +50,9 @@ type Config struct {
 	Names []string
 	// LeaseDuration and LeaseRenew are those of a gateway.
 	LeaseDuration, LeaseRenew time.Duration
-	Log                       logr.Logger
+	// Artifacts is the gateway's store.
+	Artifacts *artifact.Store
+	Log       logr.Logger
 }
 
 // Rogue is one. Its methods may be called from any goroutine.
@@ -115,7 +119,8 @@ func (r *Rogue) assemble(registry prometheus.Registerer) error {
 	dispatched, dispatchErr := dispatch.NewMetrics(registry)
 	opened, sessionErr := session.NewMetrics(registry)
 	answered, gatewayErr := gateway.NewMetrics(registry)
-	if err := errors.Join(dispatchErr, sessionErr, gatewayErr); err != nil {
+	downloads, downloadErr := download.New(download.Config{Source: r.liar, Store: r.Artifacts, Most: 10, Log: r.Log}, registry)
+	if err := errors.Join(dispatchErr, sessionErr, gatewayErr, downloadErr); err != nil {
 		return err
 	}
 	plenty := limit.PerSecond(1000, 1000)
@@ -136,12 +141,14 @@ func (r *Rogue) assemble(registry prometheus.Registerer) error {
 		Source: r.liar, Wait: 10 * time.Second, Waiting: 10, Renewal: plenty, PerSource: plenty, PerToken: plenty, Total: plenty,
 	})
 	r.front = gateway.New(gateway.Config{
-		Source: publisher{r.liar}, Auth: r.judge, Enroll: certificates, Heartbeat: r.beats, Actions: r.actions, Sessions: r.sessions, Metrics: answered, Log: r.Log,
+		Source: publisher{r.liar}, Auth: r.judge, Enroll: certificates, Heartbeat: r.beats, Actions: r.actions, Sessions: r.sessions,
+		Downloads: downloads, Metrics: answered, Log: r.Log,
 	})
 	r.agents = listen.New(listen.Config{Certificate: r.serving.Certificate, Welcome: r.welcome, Log: r.Log})
 	r.liar.OnChange(func(identityID string) { r.beats.Changed(identityID); r.sessions.Changed(identityID) })
 	r.liar.OnConnection(func(identityID string) { r.beats.Changed(identityID); r.sessions.Changed(identityID) })
 	r.liar.OnAction(r.changed)
+	r.liar.OnRelease(r.beats.AnyChanged)
 	r.liar.OnPolicy(func(string, string) { r.beats.AnyChanged(); r.sessions.PolicyChanged() })
 	return nil
 }

@@ -21,6 +21,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/klog/v2"
 
+	"github.com/rollcall-dev/rollcall/internal/artifact"
 	"github.com/rollcall-dev/rollcall/test/rogue"
 )
 
@@ -44,6 +45,7 @@ func run(ctx context.Context, args []string) error {
 	f.StringSliceVar(&c.Names, "names", nil, "names by which agents reach it, comma separated")
 	f.DurationVar(&c.LeaseDuration, "lease-duration", 15*time.Second, "how long its Lease is good")
 	f.DurationVar(&c.LeaseRenew, "lease-renew", 5*time.Second, "how often that is renewed")
+	artifacts := f.String("artifact-store", "", "where the manager keeps the artifacts of releases")
 	socket := f.String("control", "", "Unix socket to steer it by")
 	if err := f.Parse(args); err != nil {
 		return err
@@ -59,6 +61,9 @@ func run(ctx context.Context, args []string) error {
 	}
 	c.REST = rest.AnonymousClientConfig(c.REST)
 	c.REST.BearerTokenFile, c.REST.UserAgent = *token, "rollcall-rogue"
+	if c.Artifacts, err = artifact.Open(ctx, *artifacts); err != nil {
+		return err
+	}
 	r, err := rogue.New(c)
 	if err != nil {
 		return err
