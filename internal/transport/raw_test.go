@@ -169,7 +169,7 @@ func connect(t testing.TB, s *httptest.Server, subprotocol string, early []byte)
 		t.Fatal(err)
 	}
 	c := rawClient{conn, bufio.NewReader(conn)}
-	resp, err := http.ReadResponse(c.in, nil) //nolint:bodyclose // a 101 has none
+	resp, err := http.ReadResponse(c.in, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -294,7 +294,7 @@ func TestSwitchesUnderLoad(t *testing.T) {
 				}
 				_ = c.SetDeadline(time.Now().Add(100 * time.Millisecond))
 				_, _ = io.WriteString(c, "POST / HTTP/1.1\r\nHost: g\r\nContent-Length: 1\r\n\r\nx")
-				_, _ = http.ReadResponse(bufio.NewReader(c), nil) //nolint:bodyclose // the connection is closed
+				_, _ = http.ReadResponse(bufio.NewReader(c), nil)
 				_ = c.Close()
 			}
 		})
