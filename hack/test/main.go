@@ -64,11 +64,18 @@ func run(ctx context.Context, out io.Writer, args []string) error {
 		args = longest
 	}
 	step("go test -race " + strings.Join(args, " "))
-	env := []string{harness.Env + "=" + filepath.Join(dir, "cluster"), harness.BinEnv + "=" + filepath.Join(dir, "bin")}
+	rights := filepath.Join(dir, "rights")
+	if err := os.Mkdir(rights, 0o700); err != nil {
+		return err
+	}
+	env := []string{audit.RightsEnv + "=" + rights, harness.Env + "=" + filepath.Join(dir, "cluster"), harness.BinEnv + "=" + filepath.Join(dir, "bin")}
 	testErr := goTool(ctx, out, ".", env, append([]string{"test", "-race", "-timeout=30m", "-p=4"}, args...)...)
 
 	step("reading the audit log")
 	if err := checkAudit(out, api.AuditLog); err != nil {
+		return err
+	}
+	if err := checkRights(out, rights); err != nil {
 		return err
 	}
 	fmt.Fprintf(out, "make test: %.0fs of the %.0fs that a run may take\n", time.Since(began).Seconds(), budget.Seconds())
@@ -111,5 +118,22 @@ func checkAudit(out io.Writer, log string) error {
 		return fmt.Errorf("%d of %d writes to our kinds were by somebody who may not make them: see above", len(violations), all)
 	}
 	fmt.Fprintf(out, "audit: %d writes to our kinds, every one by whom it is for\n", all)
+	return nil
+}
+
+// checkRights tells which rights of the shipped roles the programs have not used in this run, and what they lacked. A part of the tests uses a part
+// of the rights.
+func checkRights(out io.Writer, dir string) error {
+	granted, unused, missing, err := audit.Rights(dir, "config/rbac")
+	if err != nil {
+		return err
+	}
+	for _, r := range missing {
+		fmt.Fprintln(out, "audit: RBAC refused", r)
+	}
+	fmt.Fprintf(out, "audit: %d rights are granted to manager and gateway; not used: %d %v\n", granted, len(unused), unused)
+	if len(missing) > 0 {
+		return fmt.Errorf("RBAC has refused the shipped programs %d things that they need: see above", len(missing))
+	}
 	return nil
 }

@@ -20,6 +20,7 @@ type Event struct {
 	ObjectRef        *Object        `json:"objectRef"`
 	ResponseStatus   ResponseStatus `json:"responseStatus"`
 	RequestURI       string         `json:"requestURI"`
+	UserAgent        string         `json:"userAgent"`
 }
 
 // User is who asked.
@@ -38,7 +39,8 @@ type Object struct {
 
 // ResponseStatus is what came of it.
 type ResponseStatus struct {
-	Code int `json:"code"`
+	Code    int    `json:"code"`
+	Message string `json:"message"`
 }
 
 // By is who the API server took the caller for: the impersonated user, if one was named.

@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -132,6 +133,7 @@ func (s *system) stop() error {
 		}
 	}
 	_, violations, err := audit.Judge(s.api.AuditLog)
+	err = errors.Join(err, audit.Keep(s.api.AuditLog))
 	_ = s.api.ControlPlane.Stop() // the run's verdict is made
 	if err == nil && len(violations) > 0 {
 		err = fmt.Errorf("audit: %v", violations)
