@@ -17,6 +17,7 @@ import (
 	"github.com/go-logr/logr"
 	"github.com/spf13/pflag"
 	"go.uber.org/goleak"
+	"k8s.io/client-go/rest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -58,6 +59,30 @@ func TestFlags(t *testing.T) {
 	}
 	if _, err := parse([]string{"--help"}); !errors.Is(err, pflag.ErrHelp) {
 		t.Errorf("--help: %v", err)
+	}
+}
+
+// In a Pod the gateway finds the API server without a token of the Pod's, which is another process's.
+func TestFindsTheAPIServerOfItsPod(t *testing.T) {
+	dir := t.TempDir()
+	t.Setenv("KUBERNETES_SERVICE_HOST", "fd00::1")
+	t.Setenv("KUBERNETES_SERVICE_PORT", "443")
+	if _, err := fromPod(dir); err == nil || !strings.Contains(err.Error(), "ca.crt") {
+		t.Errorf("without a CA: %v", err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "ca.crt"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	config, err := fromPod(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if config.Host != "https://[fd00::1]:443" || config.CAFile != filepath.Join(dir, "ca.crt") || config.BearerToken+config.BearerTokenFile != "" {
+		t.Errorf("%+v", config)
+	}
+	t.Setenv("KUBERNETES_SERVICE_HOST", "")
+	if _, err := fromPod(dir); !errors.Is(err, rest.ErrNotInCluster) {
+		t.Errorf("outside of a Pod: %v", err)
 	}
 }
 

@@ -4,7 +4,9 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"net"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -58,7 +60,7 @@ func parse(args []string) (*options, error) {
 	f := pflag.NewFlagSet("rollcall-gateway", pflag.ContinueOnError)
 	f.SortFlags = false
 	f.StringVar(&o.kubeconfig, "kubeconfig", "", "how to reach the API server; empty: as a Pod does")
-	f.StringVar(&o.tokenFile, "token-file", "", "API token to use instead of the kubeconfig's credentials; it need not exist yet, and is read again when it changes")
+	f.StringVar(&o.tokenFile, "token-file", "", "API token to use instead of the kubeconfig's or the Pod's; it need not exist yet, and is read again when it changes")
 	f.StringVar(&o.namespace, "namespace", "rollcall-system", "where the manager publishes trust and beacon, and gateways keep their Leases")
 	f.StringVar(&o.podName, "pod-name", host, "a part of this gateway's name is made from it")
 	f.StringVar(&o.listen, "listen", ":8443", "address for agents: TLS 1.2 only")
@@ -116,9 +118,18 @@ func (o *options) check(f *pflag.FlagSet) error {
 	return errors.Join(wrong...)
 }
 
+// podFiles is where a Pod has what it knows of its API server.
+const podFiles = "/var/run/secrets/kubernetes.io/serviceaccount"
+
 // apiServer is how to reach it, as whom.
 func (o *options) apiServer() (*rest.Config, error) {
-	config, err := clientcmd.BuildConfigFromFlags("", o.kubeconfig)
+	var config *rest.Config
+	var err error
+	if o.kubeconfig == "" && o.tokenFile != "" {
+		config, err = fromPod(podFiles)
+	} else {
+		config, err = clientcmd.BuildConfigFromFlags("", o.kubeconfig)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("how to reach the API server (--kubeconfig): %w", err)
 	}
@@ -128,6 +139,20 @@ func (o *options) apiServer() (*rest.Config, error) {
 	}
 	config.UserAgent = "rollcall-gateway"
 	return config, nil
+}
+
+// fromPod is the API server as a Pod knows it, by address rather than by name, so that no DNS is needed. client-go's own way asks for a token in
+// the same directory: ours comes by another way, and later.
+func fromPod(dir string) (*rest.Config, error) {
+	host, port := os.Getenv("KUBERNETES_SERVICE_HOST"), os.Getenv("KUBERNETES_SERVICE_PORT")
+	if host == "" || port == "" {
+		return nil, rest.ErrNotInCluster
+	}
+	ca := filepath.Join(dir, "ca.crt")
+	if _, err := os.Stat(ca); err != nil {
+		return nil, fmt.Errorf("the cluster's CA is not mounted: %w", err)
+	}
+	return &rest.Config{Host: "https://" + net.JoinHostPort(host, port), TLSClientConfig: rest.TLSClientConfig{CAFile: ca}}, nil
 }
 
 // gatewayName is new at each start: a crash within the life of a Lease leaves no ghost. It keeps the end of the Pod's name, where the
