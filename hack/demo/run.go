@@ -65,7 +65,7 @@ func (d *demo) run(ctx context.Context) (err error) {
 		name string
 		do   func() (string, error)
 	}{
-		{"config/default", func() (string, error) { return d.install(ctx) }},
+		{"config/cluster", func() (string, error) { return d.install(ctx) }},
 		{"manager", func() (string, error) { return d.manager(ctx, keeper, sys) }},
 		{"gateway", func() (string, error) { return d.gateway(ctx, keeper, sys) }},
 		{"agent", func() (_ string, err error) {

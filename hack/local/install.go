@@ -15,15 +15,16 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-// Installed counts what config/default brought.
+// Installed counts what config/cluster brought.
 type Installed struct{ Kinds, Accounts, Policies int }
 
-// Install applies config/default with kubectl as the administrator that kubeconfig names, and waits until its kinds are served.
+// Install applies config/cluster with kubectl as the administrator that kubeconfig names, and waits until its kinds are served. That is
+// config/default without its Deployment: the processes run on this machine.
 func Install(ctx context.Context, kubectl, kubeconfig string, admin *rest.Config, root string) (Installed, error) {
 	var n Installed
-	out, err := Kubectl(ctx, kubectl, kubeconfig, "", "apply", "-k", filepath.Join(root, "config", "default"))
+	out, err := Kubectl(ctx, kubectl, kubeconfig, "", "apply", "-k", filepath.Join(root, "config", "cluster"))
 	if err != nil {
-		return n, fmt.Errorf("install config/default: %w", err)
+		return n, fmt.Errorf("install config/cluster: %w", err)
 	}
 	n.Kinds = strings.Count(out, "customresourcedefinition.")
 	n.Accounts = strings.Count(out, "serviceaccount/")

@@ -75,19 +75,25 @@ func TestWhoAskedForAnAction(t *testing.T) {
 // stamped is a kustomization as docs/api.md tells people to write it.
 func stamped(t *testing.T) string {
 	t.Helper()
+	return asShown(t, "docs/api.md", "config/components/requested-by-stamp")
+}
+
+// asShown is a directory with the kustomization that a document shows, which has to mention what.
+func asShown(t *testing.T, document, what string) string {
+	t.Helper()
 	dir := t.TempDir()
 	relative, err := filepath.Rel(dir, filepath.Join(harness.Root(), "config"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	doc, err := os.ReadFile(filepath.Join(harness.Root(), "docs", "api.md"))
+	doc, err := os.ReadFile(filepath.Join(harness.Root(), document))
 	if err != nil {
 		t.Fatal(err)
 	}
 	_, text, _ := strings.Cut(string(doc), "```yaml\n# kustomization.yaml\n")
 	text, _, _ = strings.Cut(text, "```")
-	if !strings.Contains(text, "config/components/requested-by-stamp") {
-		t.Fatal("docs/api.md does not tell how to include the stamp")
+	if !strings.Contains(text, what) {
+		t.Fatalf("%s does not tell how to include %s", document, what)
 	}
 	if err := os.WriteFile(filepath.Join(dir, "kustomization.yaml"), []byte(strings.ReplaceAll(text, "config/", relative+"/")), 0o600); err != nil {
 		t.Fatal(err)

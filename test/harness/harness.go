@@ -1,4 +1,4 @@
-// Package harness gives tests a real API server with config/default applied, and a namespace each.
+// Package harness gives tests a real API server with config/cluster applied, and a namespace each.
 //
 // `make test` starts one for the whole run and names its directory in ROLLCALL_TEST_CLUSTER. A package that is tested alone starts its
 // own. Tests that break the control plane, or read its audit log, start a private one with Start.
@@ -30,7 +30,7 @@ import (
 // Env names the directory of a control plane that runs already: admin.kubeconfig and audit.log are in it.
 const Env = "ROLLCALL_TEST_CLUSTER"
 
-// API is a real API server that has config/default.
+// API is a real API server that has config/cluster.
 type API struct {
 	// Admin is the bootstrap administrator: for what a cluster's owner does, never for what a process of Rollcall does.
 	Admin *rest.Config
@@ -88,7 +88,7 @@ func connectOrStart(ctx context.Context) (*API, error) {
 	return Start(ctx, dir)
 }
 
-// Start starts a control plane with its state in dir and applies config/default to it.
+// Start starts a control plane with its state in dir and applies config/cluster to it.
 func Start(ctx context.Context, dir string) (*API, error) {
 	assets, err := controlplane.Ensure(ctx, controlplane.Options{})
 	if err != nil {
