@@ -21,11 +21,19 @@ const minimumGo = "go1.26"
 
 type component struct{ name, pkg string }
 
+// components of the control plane, which every test needs.
 var components = []component{
 	{"kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver"},
 	{"etcd", "go.etcd.io/etcd/server/v3"},
 	{"kube-controller-manager", "k8s.io/kubernetes/cmd/kube-controller-manager"},
 	{"kubectl", "k8s.io/kubernetes/cmd/kubectl"},
+}
+
+// nodeComponents are what a cluster needs beside them to run Pods.
+var nodeComponents = []component{
+	{"kubelet", "k8s.io/kubernetes/cmd/kubelet"},
+	{"kube-scheduler", "k8s.io/kubernetes/cmd/kube-scheduler"},
+	{"kube-proxy", "k8s.io/kubernetes/cmd/kube-proxy"},
 }
 
 // builder compiles the components with the go command.
@@ -77,8 +85,8 @@ func (b *builder) module(ctx context.Context, scratch string) error {
 	return nil
 }
 
-// download gets the source of all components.
-func (b *builder) download(ctx context.Context) error {
+// download gets the source of all of them.
+func (b *builder) download(ctx context.Context, components []component) error {
 	b.progress.Step("Go modules", "looking what is here already")
 	args := []string{"list", "-deps", "-f", "{{.ImportPath}}"}
 	for _, c := range components {

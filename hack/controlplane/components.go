@@ -88,9 +88,13 @@ func (c *ControlPlane) startAPIServer(context.Context) error {
 
 func (c *ControlPlane) startControllerManager(context.Context) (err error) {
 	logPath := filepath.Join(c.cfg.LogDir, "kube-controller-manager.log")
+	enabled := c.cfg.Controllers
+	if enabled == nil {
+		enabled = controllers
+	}
 	c.controllerManager, err = startChild(filepath.Join(c.cfg.AssetsDir, "kube-controller-manager"), logPath,
 		controllerManagerMark(c.cfg.StateDir),
-		"--controllers="+strings.Join(controllers, ","),
+		"--controllers="+strings.Join(enabled, ","),
 		"--use-service-account-credentials",
 		"--service-account-private-key-file="+c.state("pki", saKey),
 		"--root-ca-file="+c.ca.file,

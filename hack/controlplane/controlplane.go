@@ -44,6 +44,9 @@ type Config struct {
 	// APIServerFlags are further flags of kube-apiserver, by name without
 	// dashes. They win over the flags set here.
 	APIServerFlags map[string]string
+	// Controllers of kube-controller-manager. Nil: those that Rollcall relies on
+	// where there are no nodes.
+	Controllers []string
 }
 
 // ControlPlane is a running cluster without nodes. Its methods may be called

@@ -31,8 +31,18 @@ type Options struct {
 // them first where the machine does not have them yet. A process that finds
 // another one compiling the same version waits for it.
 func Ensure(ctx context.Context, o Options) (string, error) {
+	return ensure(ctx, o, "", components)
+}
+
+// EnsureNode is Ensure for what runs Pods: kubelet, kube-scheduler and
+// kube-proxy. They have a directory of their own, and most people never need it.
+func EnsureNode(ctx context.Context, o Options) (string, error) {
+	return ensure(ctx, o, "-node", nodeComponents)
+}
+
+func ensure(ctx context.Context, o Options, suffix string, components []component) (string, error) {
 	if dir := os.Getenv(AssetsEnv); dir != "" {
-		if missing := missingFrom(dir); len(missing) > 0 {
+		if missing := missingFrom(dir, components); len(missing) > 0 {
 			return "", fmt.Errorf("%s=%s has no %s: add it there, or unset %s to have everything compiled here",
 				AssetsEnv, dir, strings.Join(missing, ", "), AssetsEnv)
 		}
@@ -42,10 +52,11 @@ func Ensure(ctx context.Context, o Options) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if len(missingFrom(dir)) == 0 {
+	dir += suffix
+	if len(missingFrom(dir, components)) == 0 {
 		return dir, nil
 	}
-	if err := buildOnce(ctx, o, version, dir); err != nil {
+	if err := buildOnce(ctx, o, version, dir, components); err != nil {
 		return "", err
 	}
 	return dir, nil
@@ -55,13 +66,13 @@ func Ensure(ctx context.Context, o Options) (string, error) {
 // whether it would do so at once. With AssetsEnv the version is empty.
 func Cached(o Options) (version string, ready bool, err error) {
 	if dir := os.Getenv(AssetsEnv); dir != "" {
-		return "", len(missingFrom(dir)) == 0, nil
+		return "", len(missingFrom(dir, components)) == 0, nil
 	}
 	version, dir, err := cacheDir(o)
 	if err != nil {
 		return "", false, err
 	}
-	return version, len(missingFrom(dir)) == 0, nil
+	return version, len(missingFrom(dir, components)) == 0, nil
 }
 
 func cacheDir(o Options) (version, dir string, err error) {
@@ -76,7 +87,7 @@ func cacheDir(o Options) (version, dir string, err error) {
 	return version, filepath.Join(cache, "rollcall", "kubernetes", "v"+version, runtime.GOOS+"-"+runtime.GOARCH), nil
 }
 
-func missingFrom(dir string) []string {
+func missingFrom(dir string, components []component) []string {
 	var missing []string
 	for _, c := range components {
 		if info, err := os.Stat(filepath.Join(dir, c.name)); err != nil || !info.Mode().IsRegular() {
@@ -86,8 +97,16 @@ func missingFrom(dir string) []string {
 	return missing
 }
 
+func names(components []component) string {
+	all := make([]string, 0, len(components))
+	for _, c := range components {
+		all = append(all, c.name)
+	}
+	return strings.Join(all, ", ")
+}
+
 // buildOnce builds into dir under the version's lock.
-func buildOnce(ctx context.Context, o Options, version, dir string) error {
+func buildOnce(ctx context.Context, o Options, version, dir string, components []component) error {
 	if err := os.MkdirAll(filepath.Dir(dir), 0o700); err != nil {
 		return fmt.Errorf("make the cache of control planes: %w", err)
 	}
@@ -111,20 +130,20 @@ func buildOnce(ctx context.Context, o Options, version, dir string) error {
 	if waited {
 		p.End("the other build has ended")
 	}
-	if len(missingFrom(dir)) == 0 {
+	if len(missingFrom(dir, components)) == 0 {
 		return nil
 	}
-	p.Say("rollcall: first run here: building Kubernetes v%s from Go modules into %s, once, 5 to 10 minutes on 2 cores",
-		version, tilde(filepath.Dir(filepath.Dir(filepath.Dir(dir)))))
+	p.Say("rollcall: first run here: building Kubernetes v%s (%s) from Go modules into %s, once, 5 to 10 minutes on 2 cores",
+		version, names(components), tilde(filepath.Dir(filepath.Dir(filepath.Dir(dir)))))
 	if o.Hint != "" {
 		p.Say("          %s", o.Hint)
 	}
-	return build(ctx, version, dir, p)
+	return build(ctx, version, dir, components, p)
 }
 
 // build compiles everything into a directory beside dir, which becomes dir
 // when it is complete.
-func build(ctx context.Context, version, dir string, p *progress) (err error) {
+func build(ctx context.Context, version, dir string, components []component, p *progress) (err error) {
 	logPath := dir + ".log"
 	logFile, err := os.Create(logPath)
 	if err != nil {
@@ -145,7 +164,7 @@ func build(ctx context.Context, version, dir string, p *progress) (err error) {
 	if err := b.module(ctx, dir+".module"); err != nil {
 		return err
 	}
-	if err := b.download(ctx); err != nil {
+	if err := b.download(ctx, components); err != nil {
 		return err
 	}
 	for _, c := range components {
@@ -166,13 +185,13 @@ func explain(ctx context.Context, err error, trouble []string, logPath string) e
 	case err == nil:
 		return nil
 	case ctx.Err() != nil:
-		return errors.New("the build of the control plane was interrupted; the next one goes on from there, with what Go has compiled so far")
+		return errors.New("the build of Kubernetes was interrupted; the next one goes on from there, with what Go has compiled so far")
 	}
 	why := ""
 	if len(trouble) > 0 {
 		why = "\n          " + strings.Join(trouble, "\n          ")
 	}
-	return fmt.Errorf("the control plane could not be built: %w%s\n"+
+	return fmt.Errorf("Kubernetes could not be built: %w%s\n"+
 		"          The whole output is in %s. It needs Go %s or later, the Go module proxy (go env GOPROXY) and 4 GB of disk;\n"+
 		"          run it again once that is so, or point %s at ready binaries",
 		err, why, tilde(logPath), strings.TrimPrefix(minimumGo, "go"), AssetsEnv)
