@@ -67,6 +67,10 @@ T ?= 30s
 fuzz: ## Run every fuzz target for T each (T=30s).
 	@hack/fuzz.sh $(T)
 
+.PHONY: test-node
+test-node: ## What is shipped, on a real node: kubelet, containerd, Pods; rolled, drained, killed, split (Linux, root; KEEP=1 keeps the logs).
+	@go build -o $(BIN)/test-node ./test/node && exec $(BIN)/test-node $(if $(KEEP),--keep)
+
 .PHONY: faults
 FAULTS_FLAGS = $(if $(RUNS),--runs=$(RUNS)) $(if $(SEED),--seed=$(SEED)) $(if $(RUN),--run=$(RUN)) $(if $(MATCH),--match='$(MATCH)') $(if $(RACES),--races=$(RACES)) $(if $(KEEP),--keep=$(KEEP))
 faults: ## Kill each program at each step of an action, and judge the end (RUNS=500, SEED=7 RUN=12, MATCH='agent: after'; RACES=1000: cancels and expiries).

@@ -1,0 +1,228 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"syscall"
+
+	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+
+	authenticationv1 "k8s.io/api/authentication/v1"
+	authorizationv1 "k8s.io/api/authorization/v1"
+)
+
+// roll replaces every Pod of a Deployment, while actions are asked for.
+func (t *trial) roll(ctx context.Context, deployment string) (string, error) {
+	a, err := t.fleet.ask(ctx, "roll-"+deployment)
+	if err != nil {
+		return "", err
+	}
+	defer a.stop()
+	if _, _, err := t.kubectl(ctx, "rollout", "restart", "deployment/"+deployment, "-n", system); err != nil {
+		return "", err
+	}
+	if err := t.rolledOut(ctx, deployment); err != nil {
+		return "", err
+	}
+	if err := t.fleet.online(ctx); err != nil {
+		return "", err
+	}
+	fates, err := a.fates(ctx)
+	return "kubectl rollout restart: " + fates, err
+}
+
+// evict asks for two gateways at once: the budget grants one, and the other when the first one's successor is ready.
+func (t *trial) evict(ctx context.Context) (string, error) {
+	pods, err := t.pods(ctx, "gateway")
+	if err != nil || len(pods) != 2 {
+		return "", errors.Join(err, fmt.Errorf("%d gateways", len(pods)))
+	}
+	out := func(p corev1.Pod) error {
+		return t.admin.PolicyV1().Evictions(system).Evict(ctx, &policyv1.Eviction{ObjectMeta: metav1.ObjectMeta{Namespace: system, Name: p.Name}})
+	}
+	if err := out(pods[0]); err != nil {
+		return "", err
+	}
+	if err := out(pods[1]); !apierrors.IsTooManyRequests(err) {
+		return "", fmt.Errorf("the eviction of a second gateway beside the first: %w; want a refusal by the budget", err)
+	}
+	refusals := 1
+	if err := poll(ctx, func() error {
+		err := out(pods[1])
+		if err != nil {
+			refusals++
+		}
+		return err
+	}); err != nil {
+		return "", err
+	}
+	if err := t.rolledOut(ctx, "rollcall-manager"); err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("one Pod went at once, the other was refused %d times, until there was another", refusals), t.fleet.online(ctx)
+}
+
+// drain empties the only node: one gateway stays, as there is nowhere for another.
+func (t *trial) drain(ctx context.Context) (string, error) {
+	_, said, err := t.kubectl(ctx, "drain", "node", "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=45s")
+	if err == nil {
+		return "", errors.New("the only node was drained, with every gateway")
+	}
+	const budget = "Cannot evict pod as it would violate the pod's disruption budget"
+	if !strings.Contains(said, budget) {
+		return "", fmt.Errorf("kubectl drain: %w; want %q", err, budget)
+	}
+	pods, err := t.pods(ctx, "gateway")
+	if err != nil {
+		return "", err
+	}
+	left := 0
+	for _, p := range pods {
+		if ready(p) {
+			left++
+		}
+	}
+	if left != 1 {
+		return "", fmt.Errorf("%d gateways are ready on the drained node, want 1", left)
+	}
+	if err := t.fleet.online(ctx); err != nil {
+		return "", err
+	}
+	if _, _, err := t.kubectl(ctx, "uncordon", "node"); err != nil {
+		return "", err
+	}
+	return "kubectl drain of the only node leaves one gateway with all agents; uncordon brings the other back", t.rolledOut(ctx, "rollcall-manager")
+}
+
+// kill ends a container's process as kill -9 does. A manager is the one that leads.
+func (t *trial) kill(ctx context.Context, container string) (string, error) {
+	pods, err := t.pods(ctx, container)
+	if err != nil || len(pods) == 0 {
+		return "", errors.Join(err, errors.New("there is no Pod"))
+	}
+	victim := pods[0]
+	if container == "manager" {
+		lease, err := t.admin.CoordinationV1().Leases(system).Get(ctx, "rollcall-manager", get)
+		if err != nil || lease.Spec.HolderIdentity == nil {
+			return "", errors.Join(err, errors.New("no manager leads"))
+		}
+		for _, p := range pods {
+			if strings.HasPrefix(*lease.Spec.HolderIdentity, p.Name) {
+				victim = p
+			}
+		}
+	}
+	was := restarts(victim, container)
+	pid, err := processOf(victim.Name, container)
+	if err != nil {
+		return "", err
+	}
+	a, err := t.fleet.ask(ctx, fmt.Sprintf("kill-%s-%d", container, pid))
+	if err != nil {
+		return "", err
+	}
+	defer a.stop()
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		return "", err
+	}
+	if err := poll(ctx, func() error {
+		now, err := t.admin.CoreV1().Pods(system).Get(ctx, victim.Name, get)
+		if err == nil && (restarts(*now, container) != was+1 || !ready(*now)) {
+			err = fmt.Errorf("%s of %s: restarted %d times before and %d times now, Pod ready: %t", container, now.Name, was, restarts(*now, container), ready(*now))
+		}
+		return err
+	}); err != nil {
+		return "", err
+	}
+	if err := t.fleet.online(ctx); err != nil {
+		return "", err
+	}
+	fates, err := a.fates(ctx)
+	return "it is back; " + fates, err
+}
+
+// split moves to two Deployments, as docs/operations.md tells, and the manager loses the right to make tokens.
+func (t *trial) split(ctx context.Context) (string, error) {
+	said, err := t.install(ctx, apart)
+	if err != nil {
+		return "", err
+	}
+	if _, _, err := t.kubectl(ctx, "delete", "role,rolebinding", "rollcall-gateway-token", "-n", system); err != nil {
+		return "", err
+	}
+	return said, t.fleet.online(ctx)
+}
+
+// identity looks into every gateway as the node sees it: which tokens and keys are in its files, and who the API server says it is by them.
+func (t *trial) identity(ctx context.Context) (string, error) {
+	pods, err := t.pods(ctx, "gateway")
+	if err != nil {
+		return "", err
+	}
+	const want = "system:serviceaccount:" + system + ":rollcall-gateway"
+	files := 0
+	for _, p := range pods {
+		pid, err := processOf(p.Name, "gateway")
+		if err != nil {
+			return "", err
+		}
+		found, err := look(pid)
+		if err != nil {
+			return "", err
+		}
+		files += found.files
+		if len(found.keys) > 0 || len(found.tokens) != 1 {
+			return "", fmt.Errorf("in the gateway's files of %s are the tokens %v and the keys %v; want one token", p.Name, found.paths(), found.keys)
+		}
+		for path, token := range found.tokens {
+			who, may, err := t.whoIs(ctx, token)
+			if err != nil {
+				return "", err
+			}
+			if who != want || len(may) > 0 {
+				return "", fmt.Errorf("the token in %s of %s is of %s, who may %v; want %s, who may nothing of that", path, p.Name, who, may, want)
+			}
+		}
+	}
+	return fmt.Sprintf("%d gateways see %d files, in them one token each: %s, who may read no Secret", len(pods), files, want), nil
+}
+
+// whoIs asks the API server with a token who that is, and which of some rights that a gateway must not have it has.
+func (t *trial) whoIs(ctx context.Context, token string) (who string, may []string, err error) {
+	config := rest.AnonymousClientConfig(t.node.Admin)
+	config.BearerToken = token
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return "", nil, err
+	}
+	review, err := client.AuthenticationV1().SelfSubjectReviews().Create(ctx, &authenticationv1.SelfSubjectReview{}, metav1.CreateOptions{})
+	if err != nil {
+		return "", nil, err
+	}
+	for _, right := range []authorizationv1.ResourceAttributes{
+		{Verb: "get", Resource: "secrets", Namespace: system, Name: "rollcall-order-key"},
+		{Verb: "list", Resource: "secrets", Namespace: system},
+		{Verb: "create", Resource: "serviceaccounts", Subresource: "token", Namespace: system, Name: "rollcall-manager"},
+		{Verb: "create", Group: "rollcall.dev", Resource: "endpointactions", Namespace: tenant},
+		{Verb: "approve", Group: "certificates.k8s.io", Resource: "signers", Name: "rollcall.dev/agent"},
+	} {
+		answer, err := client.AuthorizationV1().SelfSubjectAccessReviews().Create(ctx,
+			&authorizationv1.SelfSubjectAccessReview{Spec: authorizationv1.SelfSubjectAccessReviewSpec{ResourceAttributes: &right}}, metav1.CreateOptions{})
+		if err != nil {
+			return "", nil, err
+		}
+		if answer.Status.Allowed {
+			may = append(may, right.Verb+" "+right.Resource)
+		}
+	}
+	return review.Status.UserInfo.Username, may, nil
+}
