@@ -18,7 +18,7 @@ import (
 )
 
 // blocksRunBy names the tests that run all console blocks of a document, whatever is in them.
-var blocksRunBy = map[string]string{"README.md": "TestREADME in test/demo", "docs/protocol.md": "TestEnrollment, with curl"}
+var blocksRunBy = map[string]string{"README.md": "TestREADME in test/demo", "docs/protocol.md": "TestEnrollment, with curl", "docs/operations.md": "make test-node"}
 
 // runBy names the tests that run a single command, or says why none may.
 var runBy = map[string]string{

@@ -6,9 +6,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 
+	authenticationv1 "k8s.io/api/authentication/v1"
+	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -16,8 +22,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
-	authenticationv1 "k8s.io/api/authentication/v1"
-	authorizationv1 "k8s.io/api/authorization/v1"
+	"github.com/rollcall-dev/rollcall/test/harness"
 )
 
 // roll replaces every Pod of a Deployment, while actions are asked for.
@@ -56,7 +61,7 @@ func (t *trial) evict(ctx context.Context) (string, error) {
 		return "", fmt.Errorf("the eviction of a second gateway beside the first: %w; want a refusal by the budget", err)
 	}
 	refusals := 1
-	if err := poll(ctx, func() error {
+	if err := poll(ctx, 200*time.Millisecond, func() error {
 		err := out(pods[1])
 		if err != nil {
 			refusals++
@@ -134,7 +139,7 @@ func (t *trial) kill(ctx context.Context, container string) (string, error) {
 	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 		return "", err
 	}
-	if err := poll(ctx, func() error {
+	if err := poll(ctx, 200*time.Millisecond, func() error {
 		now, err := t.admin.CoreV1().Pods(system).Get(ctx, victim.Name, get)
 		if err == nil && (restarts(*now, container) != was+1 || !ready(*now)) {
 			err = fmt.Errorf("%s of %s: restarted %d times before and %d times now, Pod ready: %t", container, now.Name, was, restarts(*now, container), ready(*now))
@@ -150,14 +155,48 @@ func (t *trial) kill(ctx context.Context, container string) (string, error) {
 	return "it is back; " + fates, err
 }
 
-// split moves to two Deployments, as docs/operations.md tells, and the manager loses the right to make tokens.
+// documented runs every command of docs/operations.md, one after the other. They end with two Deployments.
+func (t *trial) documented(ctx context.Context) (string, error) {
+	commands, _, err := harness.Commands("docs/operations.md")
+	if err != nil {
+		return "", err
+	}
+	stand := map[string]form{"-k .": together, "-k config/overlays/split": apart}
+	if _, _, err := t.kubectl(ctx, "create", "namespace", "monitoring"); err != nil { // as the document takes for granted
+		return "", err
+	}
+	run := 0
+	for _, c := range commands {
+		if !c.Block {
+			continue
+		}
+		text := c.Text
+		for shown, f := range stand {
+			dir, err := t.write(f)
+			if err != nil {
+				return "", err
+			}
+			text = strings.Replace(text, shown, "-k "+dir, 1)
+		}
+		cmd := exec.CommandContext(ctx, "bash", "-eu", "-c", text)
+		cmd.Env = append(os.Environ(), "PATH="+filepath.Dir(t.node.Kubectl)+":"+os.Getenv("PATH"), "KUBECONFIG="+t.node.Kubeconfig)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return "", fmt.Errorf("%s: %w\n%s", c, err, out)
+		}
+		run++
+	}
+	return fmt.Sprintf("its %d commands", run), nil
+}
+
+// split sees that there are two Deployments now, as they are shipped.
 func (t *trial) split(ctx context.Context) (string, error) {
 	said, err := t.install(ctx, apart)
 	if err != nil {
 		return "", err
 	}
-	if _, _, err := t.kubectl(ctx, "delete", "role,rolebinding", "rollcall-gateway-token", "-n", system); err != nil {
-		return "", err
+	// an apply brings back no right that was taken away
+	if _, err := t.admin.RbacV1().Roles(system).Get(ctx, "rollcall-gateway-token", get); !apierrors.IsNotFound(err) {
+		return "", fmt.Errorf("the manager may still make tokens: %w", err)
 	}
 	return said, t.fleet.online(ctx)
 }

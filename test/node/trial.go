@@ -60,6 +60,7 @@ func (t *trial) run(ctx context.Context) error {
 		{"kill -9 gateway", func(ctx context.Context) (string, error) { return t.kill(ctx, "gateway") }},
 		{"kill -9 manager", func(ctx context.Context) (string, error) { return t.kill(ctx, "manager") }},
 		{"identity", t.identity},
+		{"operations.md", t.documented},
 		{"overlays/split", t.split},
 		{"rolling update", func(ctx context.Context) (string, error) { return t.roll(ctx, "rollcall-gateway") }},
 		{"kill -9 gateway", func(ctx context.Context) (string, error) { return t.kill(ctx, "gateway") }},
@@ -134,8 +135,8 @@ var (
 	}
 )
 
-// install applies a form as it is shipped, but for images and address, and waits until it is rolled out. Pod Security has nothing to warn of.
-func (t *trial) install(ctx context.Context, f form) (string, error) {
+// write makes a kustomization of a form as it is shipped, but for images and address.
+func (t *trial) write(f form) (string, error) {
 	root, err := os.Getwd()
 	if err != nil {
 		return "", err
@@ -156,7 +157,13 @@ images:
 - {name: ghcr.io/rollcall-dev/rollcall-gateway, newName: ` + gateway + `, newTag: test}
 patches:
 ` + f.patches
-	if err := errors.Join(os.MkdirAll(dir, 0o700), os.WriteFile(filepath.Join(dir, "kustomization.yaml"), []byte(text), 0o600)); err != nil {
+	return dir, errors.Join(os.MkdirAll(dir, 0o700), os.WriteFile(filepath.Join(dir, "kustomization.yaml"), []byte(text), 0o600))
+}
+
+// install applies a form and waits until it is rolled out. Pod Security has nothing to warn of.
+func (t *trial) install(ctx context.Context, f form) (string, error) {
+	dir, err := t.write(f)
+	if err != nil {
 		return "", err
 	}
 	out, warnings, err := t.kubectl(ctx, "apply", "-k", dir)
@@ -182,7 +189,7 @@ func (t *trial) rolledOut(ctx context.Context, deployment string) error {
 		events, _, _ := t.kubectl(ctx, "get", "events", "-n", system, "--sort-by=.lastTimestamp")
 		return fmt.Errorf("%w\n%s%s", err, state, events)
 	}
-	return poll(ctx, func() error {
+	return poll(ctx, 200*time.Millisecond, func() error {
 		pods, err := t.pods(ctx, "")
 		for _, p := range pods {
 			if !ready(p) {
@@ -232,11 +239,11 @@ func restarts(p corev1.Pod, container string) int {
 	return -1
 }
 
-// poll asks until the answer is nil, for patience at most, and then returns the last error.
-func poll(ctx context.Context, check func() error) error {
+// poll asks now and then until the answer is nil, for patience at most, and then returns the last error.
+func poll(ctx context.Context, every time.Duration, check func() error) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	tick := time.NewTicker(100 * time.Millisecond)
+	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for {
 		err := check()
@@ -287,7 +294,7 @@ spec: {expiresAfterHours: 0}
 		return "", err
 	}
 	secret := &corev1.Secret{}
-	if err := poll(ctx, func() error {
+	if err := poll(ctx, 200*time.Millisecond, func() error {
 		return t.person.Get(ctx, client.ObjectKey{Namespace: tenant, Name: token + "-token"}, secret)
 	}); err != nil {
 		return "", err
@@ -303,5 +310,5 @@ spec: {expiresAfterHours: 0}
 	}
 	err = t.fleet.online(ctx)
 	t.fleet.watch(ctx)
-	return fmt.Sprintf("%d enrolled at %s and are online, on websockets; nobody may be shown offline from now on", agents+1, server), err
+	return fmt.Sprintf("%d enrolled at %s and are online; nobody may be shown offline from now on", agents+1, server), err
 }
