@@ -191,7 +191,7 @@ func explain(ctx context.Context, err error, trouble []string, logPath string) e
 	if len(trouble) > 0 {
 		why = "\n          " + strings.Join(trouble, "\n          ")
 	}
-	return fmt.Errorf("Kubernetes could not be built: %w%s\n"+
+	return fmt.Errorf("the components of Kubernetes could not be built: %w%s\n"+
 		"          The whole output is in %s. It needs Go %s or later, the Go module proxy (go env GOPROXY) and 4 GB of disk;\n"+
 		"          run it again once that is so, or point %s at ready binaries",
 		err, why, tilde(logPath), strings.TrimPrefix(minimumGo, "go"), AssetsEnv)

@@ -26,7 +26,7 @@ const imageUser = "65532:65532"
 // Write makes a docker-archive at path, which ctr imports and no registry is needed for.
 func (i Image) Write(path string) error {
 	layer := path + ".layer"
-	defer os.Remove(layer)
+	defer os.RemoveAll(layer)
 	entrypoint := "/" + filepath.Base(i.Program)
 	if err := archive(layer, map[string]string{entrypoint[1:]: i.Program}, 0o755); err != nil {
 		return fmt.Errorf("pack %s: %w", i.Name, err)
@@ -50,7 +50,7 @@ func (i Image) Write(path string) error {
 	parts := map[string]string{"layer.tar": layer}
 	for name, content := range map[string][]byte{"config.json": config, "manifest.json": manifest} {
 		file := path + "." + name
-		defer os.Remove(file)
+		defer os.RemoveAll(file)
 		if err := os.WriteFile(file, content, 0o600); err != nil {
 			return err
 		}

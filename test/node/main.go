@@ -84,7 +84,7 @@ func outside(ctx context.Context) (err error) {
 		keepLogs(dir)
 		fmt.Fprintf(os.Stderr, "make test-node: the logs of the node are in %s/log, those of its containers in log/pods/pods\n", dir)
 	}()
-	fmt.Printf("test-node  Kubernetes v%s on a node of this machine's own\n", controlplane.DefaultVersion)
+	fmt.Fprintf(os.Stdout, "test-node  Kubernetes v%s on a node of this machine's own\n", controlplane.DefaultVersion)
 	b := builder{root: root, dir: dir, out: os.Stdout}
 	if err := b.build(ctx); err != nil {
 		return err
@@ -95,7 +95,7 @@ func outside(ctx context.Context) (err error) {
 		}
 		return errSaid
 	}
-	fmt.Printf("All of it in %.0fs.\n", time.Since(began).Seconds())
+	fmt.Fprintf(os.Stdout, "All of it in %.0fs.\n", time.Since(began).Seconds())
 	return nil
 }
 

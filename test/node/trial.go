@@ -66,7 +66,7 @@ func (t *trial) run(ctx context.Context) error {
 		{"kill -9 gateway", func(ctx context.Context) (string, error) { return t.kill(ctx, "gateway") }},
 		{"identity", t.identity},
 	} {
-		if err := t.steps.do(s.name, func() (string, error) {
+		if err := t.do(s.name, func() (string, error) {
 			what, err := s.do(ctx)
 			if err == nil && t.fleet != nil {
 				err = t.fleet.verdict()
@@ -193,7 +193,7 @@ func (t *trial) rolledOut(ctx context.Context, deployment string) error {
 		pods, err := t.pods(ctx, "")
 		for _, p := range pods {
 			if !ready(p) {
-				err = errors.Join(err, fmt.Errorf("Pod %s is not ready, or on its way out", p.Name))
+				err = errors.Join(err, fmt.Errorf("the Pod %s is not ready, or on its way out", p.Name))
 			}
 		}
 		return err
