@@ -23,12 +23,13 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	err := outside
-	if _, inside := node.Inside(); inside {
-		err = within
+	do := outside
+	_, inside := node.Inside()
+	if inside {
+		do = within
 	}
-	if err := err(ctx); err != nil {
-		if !errors.Is(err, errSaid) {
+	if err := do(ctx); err != nil {
+		if interrupted := inside && ctx.Err() != nil; !interrupted && !errors.Is(err, errSaid) { // the program outside says that
 			fmt.Fprintln(os.Stderr, "make test-node:", err)
 		}
 		os.Exit(1)
