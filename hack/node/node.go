@@ -124,6 +124,14 @@ func (n *Node) startContainerd(ctx context.Context, cfg Config) error {
 	return n.Import(ctx, cfg.Pause)
 }
 
+// Outage takes the API server away for as long as during takes.
+func (n *Node) Outage(ctx context.Context, during func() error) error {
+	if err := n.controlPlane.StopAPIServer(ctx); err != nil {
+		return err
+	}
+	return errors.Join(during(), n.controlPlane.StartAPIServer(ctx))
+}
+
 // Import brings an archive of an image to the node.
 func (*Node) Import(ctx context.Context, archive string) error {
 	if out, err := exec.CommandContext(ctx, "ctr", "--address="+socket, "--namespace=k8s.io", "images", "import", archive).CombinedOutput(); err != nil {

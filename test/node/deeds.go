@@ -27,6 +27,10 @@ import (
 
 // roll replaces every Pod of a Deployment, while actions are asked for.
 func (t *trial) roll(ctx context.Context, deployment string) (string, error) {
+	before, err := t.fleet.gateways(ctx)
+	if err != nil {
+		return "", err
+	}
 	a, err := t.fleet.ask(ctx, "roll-"+deployment)
 	if err != nil {
 		return "", err
@@ -40,6 +44,15 @@ func (t *trial) roll(ctx context.Context, deployment string) (string, error) {
 	}
 	if err := t.fleet.online(ctx); err != nil {
 		return "", err
+	}
+	after, err := t.fleet.gateways(ctx)
+	if err != nil {
+		return "", err
+	}
+	for name, alive := range before {
+		if _, left := after[name]; alive && left {
+			return "", fmt.Errorf("the gateway %s was killed before it had done all that it does at its end: its Lease is still there", name)
+		}
 	}
 	fates, err := a.fates(ctx)
 	return "kubectl rollout restart: " + fates, err
@@ -108,14 +121,24 @@ func (t *trial) drain(ctx context.Context) (string, error) {
 	return "kubectl drain of the only node leaves one gateway with all agents; uncordon brings the other back", t.rolledOut(ctx, "rollcall-manager")
 }
 
-// kill ends a container's process as kill -9 does. A manager is the one that leads.
+// kill ends a container's process as kill -9 does: of the manager that leads, or of the gateway that has most agents.
 func (t *trial) kill(ctx context.Context, container string) (string, error) {
 	pods, err := t.pods(ctx, container)
 	if err != nil || len(pods) == 0 {
 		return "", errors.Join(err, errors.New("there is no Pod"))
 	}
 	victim := pods[0]
-	if container == "manager" {
+	if container == "gateway" {
+		busiest, err := t.fleet.busiest(ctx)
+		if err != nil {
+			return "", err
+		}
+		for _, p := range pods {
+			if strings.HasPrefix(busiest, "gw-"+p.Name[len(p.Name)-5:]+"-") {
+				victim = p
+			}
+		}
+	} else {
 		lease, err := t.admin.CoordinationV1().Leases(system).Get(ctx, "rollcall-manager", get)
 		if err != nil || lease.Spec.HolderIdentity == nil {
 			return "", errors.Join(err, errors.New("no manager leads"))
@@ -199,6 +222,54 @@ func (t *trial) split(ctx context.Context) (string, error) {
 		return "", fmt.Errorf("the manager may still make tokens: %w", err)
 	}
 	return said, t.fleet.online(ctx)
+}
+
+// outageTime is longer than a leader keeps its lead, and than probes put up with.
+const outageTime = time.Minute
+
+// outage takes the API server away. The leader ends, starts again and waits, without being killed for it; the gateways stay, and so do the agents.
+func (t *trial) outage(ctx context.Context) (string, error) {
+	before, err := t.pods(ctx, "manager")
+	if err != nil {
+		return "", err
+	}
+	if err := t.node.Outage(ctx, func() error {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(outageTime):
+			return nil
+		}
+	}); err != nil {
+		return "", err
+	}
+	began := time.Now()
+	restarted := 0
+	if err := poll(ctx, 200*time.Millisecond, func() error {
+		after, err := t.pods(ctx, "manager")
+		if err != nil || len(after) != len(before) {
+			return errors.Join(err, fmt.Errorf("%d Pods, %d before", len(after), len(before)))
+		}
+		restarted = 0
+		for i, p := range after {
+			if p.Name != before[i].Name || restarts(p, "gateway") != restarts(before[i], "gateway") || restarts(p, "manager") > restarts(before[i], "manager")+1 {
+				return fmt.Errorf("%s was restarted too often: the gateway %d times and the manager %d times, before %d and %d", p.Name,
+					restarts(p, "gateway"), restarts(p, "manager"), restarts(before[i], "gateway"), restarts(before[i], "manager"))
+			}
+			restarted += restarts(p, "manager") - restarts(before[i], "manager")
+			if !ready(p) {
+				return fmt.Errorf("%s is not ready", p.Name)
+			}
+		}
+		if restarted == 0 {
+			return errors.New("the kubelet has not told yet that the leader was started again")
+		}
+		return nil
+	}); err != nil {
+		return "", err
+	}
+	took := time.Since(began)
+	return fmt.Sprintf("for %s: of the managers %d started again, once, and waited, no gateway did; all Pods are ready after %.0fs", outageTime, restarted, took.Seconds()), t.fleet.online(ctx)
 }
 
 // identity looks into every gateway as the node sees it: which tokens and keys are in its files, and who the API server says it is by them.

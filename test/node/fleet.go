@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -90,7 +91,25 @@ func (f *fleet) online(ctx context.Context) error {
 	})
 }
 
-// gateways are those whose Lease is fresh, by name.
+// busiest is the name of the gateway that most endpoints have a websocket to.
+func (f *fleet) busiest(ctx context.Context) (name string, err error) {
+	list := &v1alpha1.EndpointList{}
+	if err := f.person.List(ctx, list, client.InNamespace(tenant)); err != nil {
+		return "", err
+	}
+	agents := map[string]int{}
+	for _, e := range list.Items {
+		if c := e.Status.Connection; c != nil && c.Channel == v1alpha1.ChannelWebSocket {
+			agents[string(c.Gateway)]++
+			if agents[string(c.Gateway)] > agents[name] {
+				name = string(c.Gateway)
+			}
+		}
+	}
+	return name, nil
+}
+
+// gateways are all that have a Lease, by name: whether it is fresh.
 func (f *fleet) gateways(ctx context.Context) (map[string]bool, error) {
 	leases, err := f.admin.CoordinationV1().Leases(system).List(ctx, everything)
 	if err != nil {
@@ -98,7 +117,7 @@ func (f *fleet) gateways(ctx context.Context) (map[string]bool, error) {
 	}
 	live := map[string]bool{}
 	for _, l := range leases.Items {
-		if s := l.Spec; s.RenewTime != nil && s.LeaseDurationSeconds != nil {
+		if s := l.Spec; strings.HasPrefix(l.Name, "gw-") && s.RenewTime != nil && s.LeaseDurationSeconds != nil {
 			live[l.Name] = time.Since(s.RenewTime.Time) < time.Duration(*s.LeaseDurationSeconds)*time.Second
 		}
 	}

@@ -59,6 +59,7 @@ func (t *trial) run(ctx context.Context) error {
 		{"drain", t.drain},
 		{"kill -9 gateway", func(ctx context.Context) (string, error) { return t.kill(ctx, "gateway") }},
 		{"kill -9 manager", func(ctx context.Context) (string, error) { return t.kill(ctx, "manager") }},
+		{"API server away", t.outage},
 		{"identity", t.identity},
 		{"operations.md", t.documented},
 		{"overlays/split", t.split},
