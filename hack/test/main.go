@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"flag"
 	"fmt"
@@ -60,7 +61,8 @@ func run(ctx context.Context, out io.Writer, args []string) error {
 	}
 	defer func() { _ = api.ControlPlane.Stop() }() // the run's verdict is made already
 
-	if len(args) == 0 {
+	whole := len(args) == 0
+	if whole {
 		args = longest
 	}
 	step("go test -race " + strings.Join(args, " "))
@@ -75,7 +77,7 @@ func run(ctx context.Context, out io.Writer, args []string) error {
 	if err := checkAudit(out, api.AuditLog); err != nil {
 		return err
 	}
-	if err := checkRights(out, rights); err != nil {
+	if err := checkRights(out, rights, whole); err != nil {
 		return err
 	}
 	fmt.Fprintf(out, "make test: %.0fs of the %.0fs that a run may take\n", time.Since(began).Seconds(), budget.Seconds())
@@ -121,9 +123,9 @@ func checkAudit(out io.Writer, log string) error {
 	return nil
 }
 
-// checkRights tells which rights of the shipped roles the programs have not used in this run, and what they lacked. A part of the tests uses a part
-// of the rights.
-func checkRights(out io.Writer, dir string) error {
+// checkRights tells which rights of the shipped roles the programs have not used in this run, and what they lacked. A part of the tests uses a part of
+// the rights: what is not used is told of a whole run.
+func checkRights(out io.Writer, dir string, whole bool) error {
 	granted, unused, missing, err := audit.Rights(dir, "config/rbac")
 	if err != nil {
 		return err
@@ -131,7 +133,9 @@ func checkRights(out io.Writer, dir string) error {
 	for _, r := range missing {
 		fmt.Fprintln(out, "audit: RBAC refused", r)
 	}
-	fmt.Fprintf(out, "audit: %d rights are granted to manager and gateway; not used: %d %v\n", granted, len(unused), unused)
+	if whole {
+		fmt.Fprintf(out, "audit: %d rights are granted to manager and gateway; not used in this run: %s\n", granted, cmp.Or(strings.Join(unused, ", "), "none"))
+	}
 	if len(missing) > 0 {
 		return fmt.Errorf("RBAC has refused the shipped programs %d things that they need: see above", len(missing))
 	}
