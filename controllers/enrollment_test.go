@@ -342,9 +342,10 @@ func TestNames(t *testing.T) {
 			t.Errorf("got %s", ep.Name)
 		}
 		old := ep.Status.Identity.ID
-		// The gateway writes what it knows of the machine.
+		// The gateway writes what it knows of the machine; the manager writes beside it.
+		before := ep.DeepCopy()
 		ep.Status.Connection = &v1alpha1.EndpointConnection{Channel: v1alpha1.ChannelHeartbeat, Epoch: 7, InstanceID: "a"}
-		if err := c.Status().Update(t.Context(), ep); err != nil {
+		if err := c.Status().Patch(t.Context(), ep, client.MergeFrom(before)); err != nil {
 			t.Fatal(err)
 		}
 		_, ep, _ = enroll(t, own, "re-imaged")

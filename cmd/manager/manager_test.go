@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 
@@ -18,7 +19,7 @@ func TestCheckKinds(t *testing.T) {
 		return metav1.APIResource{Name: strings.ToLower(kind), Kind: kind, StorageVersionHash: hash}
 	}
 	good := []metav1.APIResource{
-		resource("Endpoint", storageHash("Endpoint")), resource("EndpointAction", storageHash("EndpointAction")),
+		resource("ContentRelease", storageHash("ContentRelease")), resource("Endpoint", storageHash("Endpoint")), resource("EndpointAction", storageHash("EndpointAction")),
 		resource("EndpointPolicy", storageHash("EndpointPolicy")), resource("EnrollmentToken", storageHash("EnrollmentToken")),
 		resource("Endpoint", storageHash("Endpoint")),
 	}
@@ -29,8 +30,8 @@ func TestCheckKinds(t *testing.T) {
 	}{
 		{"as they should be", good, ""},
 		{"none", nil, "does not serve rollcall.dev/v1alpha1: apply the CRDs of this version"},
-		{"one is missing", good[:3], "does not serve EnrollmentToken of rollcall.dev/v1alpha1: apply the CRDs"},
-		{"one is stored in another version", append(good[1:4:4], resource("Endpoint", "AAAAAAAAAAA=")), "stores Endpoint in another version than v1alpha1: apply the CRDs"},
+		{"one is missing", good[:4], "does not serve EnrollmentToken of rollcall.dev/v1alpha1: apply the CRDs"},
+		{"one is stored in another version", slices.Concat(good[:1], good[2:5], []metav1.APIResource{resource("Endpoint", "AAAAAAAAAAA=")}), "stores Endpoint in another version than v1alpha1: apply the CRDs"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

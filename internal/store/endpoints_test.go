@@ -77,8 +77,11 @@ func TestIndexFollowsChanges(t *testing.T) {
 				e.Status.LastSeenTime, e.Status.Connection, e.Status.Agent, e.Status.Inventory = &metav1.Time{Time: enrolled}, nil, nil, nil
 			}))
 		}, nil, false},
+		"other labels, which releases may select by": {func(x *endpoints) {
+			x.event(later(t, 1, func(e *v1alpha1.Endpoint) { e.Labels = map[string]string{"device": "kiosk"} }))
+		}, []string{old}, false},
 		"what nobody asks for": {func(x *endpoints) {
-			x.event(later(t, 1, func(e *v1alpha1.Endpoint) { e.Labels, e.Status.Summary = nil, "Offline" }))
+			x.event(later(t, 1, func(e *v1alpha1.Endpoint) { e.Status.Summary = "Offline" }))
 		}, nil, false},
 		"enrolled again": {func(x *endpoints) {
 			x.event(later(t, 1, func(e *v1alpha1.Endpoint) {

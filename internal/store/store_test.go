@@ -532,7 +532,7 @@ func TestAsksForLittle(t *testing.T) {
 	})
 	delete(now, "update leases")
 	want := map[string]int{
-		"watch endpoints": 1, "watch endpointactions": 1, "watch enrollmenttokens": 1, "watch endpointpolicies": 1, "watch certificatesigningrequests": 1, "watch configmaps": 2,
+		"watch endpoints": 1, "watch endpointactions": 1, "watch enrollmenttokens": 1, "watch endpointpolicies": 1, "watch contentreleases": 1, "watch certificatesigningrequests": 1, "watch configmaps": 2,
 		"create leases": 1, "delete leases": 1,
 	}
 	for what, n := range now {

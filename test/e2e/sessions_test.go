@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/rollcall-dev/rollcall/api/v1alpha1"
 	"github.com/rollcall-dev/rollcall/hack/local"
 	"github.com/rollcall-dev/rollcall/test/audit"
 	"github.com/rollcall-dev/rollcall/test/harness"
@@ -32,7 +33,14 @@ func TestSessionsAreFree(t *testing.T) {
 	n.Apply(t, `{apiVersion: rollcall.dev/v1alpha1, kind: EndpointPolicy, metadata: {name: fast}, spec: {heartbeat: {intervalSeconds: 1, missed: 10}}}`)
 	startFleetsim(t, s, "fleetsim", fleetToken(t, n), agents, "--retry-base=100ms")
 	allConnected(t, n, agents)
-	// until what the first heartbeats brought is written
+	// until what the first heartbeats brought is written; an agent that beat before it had its policy says so some seconds later
+	harness.Eventually(t, 60*time.Second, func() error {
+		obey := n.counted(t, func(e v1alpha1.EndpointStatus) bool { return e.Agent != nil && e.Agent.PolicyRevision > 0 })
+		if obey != agents {
+			return fmt.Errorf("%d of %d obey their policy", obey, agents)
+		}
+		return nil
+	})
 	harness.Eventually(t, 30*time.Second, func() error {
 		before := endpointWrites(t, s)
 		wait(t.Context(), 2*time.Second, func() bool { return false })
