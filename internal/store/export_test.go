@@ -67,7 +67,7 @@ type Replica struct {
 
 // NewReplica makes one.
 func (s Server) NewReplica(name string) *Replica {
-	r := &Replica{Store: &Store{cfg: Config{Gateway: name}, policies: newPolicies(func(string, string) {})}}
+	r := &Replica{Store: &Store{cfg: Config{Gateway: name}, policies: newPolicies(func(string, string) {}), releases: newReleases(func() {})}}
 	r.endpoints = newEndpoints(logr.Discard(), r.changed, r.connectionChanged)
 	m := newMetrics()
 	r.pacer = newPacer(logr.Discard(), s.double, r.endpoints, 1000, m)
