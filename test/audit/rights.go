@@ -106,7 +106,8 @@ func Rights(dir, rbac string) (granted int, unused, missing []string, err error)
 		}
 	}
 	for line := range used {
-		if what, ok := strings.CutPrefix(line, "missing "); ok {
+		// what was refused once and given later was asked for before the authorizer had read the roles of a new cluster
+		if what, ok := strings.CutPrefix(line, "missing "); ok && !used["used "+what] {
 			missing = append(missing, what)
 		}
 	}
