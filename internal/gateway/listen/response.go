@@ -74,9 +74,22 @@ func (w *response) WriteHeader(status int) {
 		return
 	}
 	w.status = status
-	if length, err := strconv.ParseInt(w.header.Get("Content-Length"), 10, 64); err == nil && length > maxKept {
+	if length := w.declared(); length > maxKept {
 		w.streams, w.left = true, length
 	}
+}
+
+// declared is the length that the handler has set, 0 for none. Most set none, and pay for no parser's error.
+func (w *response) declared() int64 {
+	text := w.header.Get("Content-Length")
+	if text == "" {
+		return 0
+	}
+	length, err := strconv.ParseInt(text, 10, 64)
+	if err != nil {
+		return 0
+	}
+	return length
 }
 
 // Write implements http.ResponseWriter.
@@ -131,8 +144,8 @@ func (w *response) send(c *conn, keep bool) error {
 		return err
 	}
 	length := int64(w.body.Len())
-	if declared, err := strconv.ParseInt(w.header.Get("Content-Length"), 10, 64); err == nil && w.toHead && length == 0 {
-		length = declared
+	if w.toHead && length == 0 {
+		length = w.declared()
 	}
 	w.header.Del("Content-Length")
 	w.header.Del("Connection")
