@@ -20,6 +20,9 @@ type problem struct {
 
 func (p *problem) Error() string { return p.reason + ": " + p.message }
 
+// stalls tells whether a person must do something. A source that holds another file is theirs to mend, and is looked at again all the same.
+func (p *problem) stalls() bool { return !p.passes || p.reason == content.ReasonDigestDiffers }
+
 // artifacts fetches, verifies and keeps. What was found good is not looked at again for a while.
 type artifacts struct {
 	Options
@@ -73,17 +76,19 @@ func (a *artifacts) verify(file []byte, r *v1alpha1.ContentRelease) error {
 	if len(keys) == 0 {
 		return &problem{reason: reasonNoReleaseKey, message: "there is no release key: put the publisher's minisign public key into the ConfigMap rollcall-release-keys"}
 	}
-	if got := content.Digest(file); got != string(from.SHA256) { // it may be mended where it is
-		return &problem{reason: content.ReasonDigestDiffers, message: fmt.Sprintf("%s has the digest %s, not the one that the release names", where(from), got), passes: true}
-	}
 	_, err := content.Verify(file, &agentv1.Artifact{Sha256: string(from.SHA256), Size: uint64(len(file)), Signature: from.Signature}, r.Spec.Version, keys)
-	if fault, ok := errors.AsType[*content.Fault](err); ok {
-		if fault.Reason == content.ReasonSignatureInvalid {
-			return &problem{reason: fault.Reason, message: "no release key of the fleet (ConfigMap rollcall-release-keys) signed this file"}
-		}
-		return &problem{reason: fault.Reason, message: fault.Message}
+	fault, ok := errors.AsType[*content.Fault](err)
+	if !ok {
+		return err
 	}
-	return err
+	p := &problem{reason: fault.Reason, message: fault.Message}
+	switch fault.Reason {
+	case content.ReasonDigestDiffers:
+		p.message, p.passes = fmt.Sprintf("%s has the digest %s, not the one that the release names", where(from), content.Digest(file)), true
+	case content.ReasonSignatureInvalid:
+		p.message = "no release key of the fleet (ConfigMap rollcall-release-keys) signed this file"
+	}
+	return p
 }
 
 // problemOf is what went wrong, in the words of a condition.

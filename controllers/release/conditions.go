@@ -1,13 +1,10 @@
 package release
 
 import (
-	"cmp"
-
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/rollcall-dev/rollcall/api/v1alpha1"
-	"github.com/rollcall-dev/rollcall/internal/content"
 	decide "github.com/rollcall-dev/rollcall/internal/release"
 )
 
@@ -44,8 +41,8 @@ func setConditions(r *v1alpha1.ContentRelease, wrong *problem) {
 	ready.Message = decide.Cut(ready.Message)
 	meta.SetStatusCondition(c, ready)
 	abnormal := map[string]bool{
-		v1alpha1.ConditionReconciling: ready.Status != metav1.ConditionTrue && wrong.passes && wrong.reason != content.ReasonDigestDiffers,
-		v1alpha1.ConditionStalled:     ready.Status == metav1.ConditionFalse && (!wrong.passes || wrong.reason == content.ReasonDigestDiffers),
+		v1alpha1.ConditionReconciling: ready.Status != metav1.ConditionTrue && !wrong.stalls(),
+		v1alpha1.ConditionStalled:     ready.Status == metav1.ConditionFalse && wrong.stalls(),
 	}
 	for kind, is := range abnormal {
 		if !is {
@@ -59,7 +56,7 @@ func setConditions(r *v1alpha1.ContentRelease, wrong *problem) {
 }
 
 func asDeclared(r *v1alpha1.ContentRelease) (reason, message string) {
-	switch cmp.Or(r.Spec.State, v1alpha1.ReleaseActive) {
+	switch decide.State(r) {
 	case v1alpha1.ReleasePaused:
 		return reasonPaused, "verified and signed, and offered to nobody new"
 	case v1alpha1.ReleaseWithdrawn:

@@ -4,8 +4,6 @@ package artifact
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -14,6 +12,8 @@ import (
 	"gocloud.dev/blob"
 	_ "gocloud.dev/blob/fileblob" // file:// is the default
 	"gocloud.dev/gcerrors"
+
+	"github.com/rollcall-dev/rollcall/internal/content"
 )
 
 // Errors of a Store.
@@ -23,12 +23,6 @@ var (
 	// ErrDamaged: what the store has under a digest has another.
 	ErrDamaged = errors.New("the artifact store's copy has another digest than its name")
 )
-
-// Digest is the SHA-256 of a file in lower-case hexadecimal, its name in the store.
-func Digest(file []byte) string {
-	sum := sha256.Sum256(file)
-	return hex.EncodeToString(sum[:])
-}
 
 // Store is where artifacts are kept. It is for any number of goroutines.
 type Store struct{ bucket *blob.Bucket }
@@ -59,7 +53,7 @@ func (s *Store) Close() error { return s.bucket.Close() }
 
 // Put keeps a file, whole or not at all, and returns its digest.
 func (s *Store) Put(ctx context.Context, file []byte, mediaType string) (digest string, err error) {
-	digest = Digest(file)
+	digest = content.Digest(file)
 	if err := s.bucket.WriteAll(ctx, key(digest), file, &blob.WriterOptions{ContentType: mediaType}); err != nil {
 		return "", fmt.Errorf("write to the artifact store: %w", err)
 	}
@@ -89,7 +83,7 @@ func (s *Store) Read(ctx context.Context, digest string, limit int64) ([]byte, e
 	if err != nil {
 		return nil, fmt.Errorf("read from the artifact store: %w", err)
 	}
-	if int64(len(file)) > limit || Digest(file) != digest {
+	if int64(len(file)) > limit || content.Digest(file) != digest {
 		return nil, ErrDamaged
 	}
 	return file, nil

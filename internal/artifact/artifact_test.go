@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/rollcall-dev/rollcall/internal/content"
 )
 
 func TestStore(t *testing.T) {
@@ -17,7 +19,7 @@ func TestStore(t *testing.T) {
 	}
 	defer func() { _ = s.Close() }()
 	want := strings.Repeat("0123456789", 10_000)
-	digest := Digest([]byte(want))
+	digest := content.Digest([]byte(want))
 	if _, err := s.Read(t.Context(), digest, 1<<20); !errors.Is(err, ErrNotFound) {
 		t.Errorf("before it was put: %v", err)
 	}

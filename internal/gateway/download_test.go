@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/rollcall-dev/rollcall/internal/artifact"
+	"github.com/rollcall-dev/rollcall/internal/content"
 	"github.com/rollcall-dev/rollcall/internal/wire"
 )
 
@@ -55,7 +55,7 @@ func TestDownload(t *testing.T) {
 	w := newWorld(t)
 	file := bytes.Repeat([]byte("0123456789abcdef"), 100_000)
 	path, c := w.offer(file), w.agentClient()
-	etag := wire.ArtifactTag(artifact.Digest(file))
+	etag := wire.ArtifactTag(content.Digest(file))
 	for name, tc := range map[string]struct {
 		path    string
 		headers []string

@@ -48,7 +48,12 @@ func Of(r *v1alpha1.ContentRelease, share uint32, withdrawn []string) (out Relea
 			out.Withdrawn = append(out.Withdrawn, v)
 		}
 	}
-	return out, r.DeletionTimestamp == nil && r.Status.Offer != nil && cmp.Or(r.Spec.State, v1alpha1.ReleaseActive) == v1alpha1.ReleaseActive
+	return out, r.DeletionTimestamp == nil && r.Status.Offer != nil && State(r) == v1alpha1.ReleaseActive
+}
+
+// State that is wanted of r.
+func State(r *v1alpha1.ContentRelease) v1alpha1.ReleaseState {
+	return cmp.Or(r.Spec.State, v1alpha1.ReleaseActive)
 }
 
 // Selects tells whether an endpoint with these labels may have it at all.

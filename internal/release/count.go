@@ -31,7 +31,7 @@ type Counted struct {
 // Count makes the status of a release's rollout from the endpoints that it selects.
 func Count(r *v1alpha1.ContentRelease, selected []Counted) *v1alpha1.RolloutStatus {
 	out := &v1alpha1.RolloutStatus{Selected: int32(len(selected))} //nolint:gosec // fewer than that are in a cluster
-	if r.Status.Offer != nil && state(r) == v1alpha1.ReleaseActive {
+	if r.Status.Offer != nil && State(r) == v1alpha1.ReleaseActive {
 		out.Percent = 100
 	}
 	own, err := content.ParseVersion(r.Spec.Version)
@@ -69,10 +69,6 @@ type tally struct {
 	missing                []string
 }
 
-func state(r *v1alpha1.ContentRelease) v1alpha1.ReleaseState {
-	return cmp.Or(r.Spec.State, v1alpha1.ReleaseActive)
-}
-
 func failure(e Counted) v1alpha1.EndpointFailure {
 	reason, message, ok := strings.Cut(e.Failure, ": ")
 	if !ok {
@@ -84,13 +80,13 @@ func failure(e Counted) v1alpha1.EndpointFailure {
 func (t *tally) message(r *v1alpha1.ContentRelease, c *v1alpha1.RolloutStatus) string {
 	run := fmt.Sprintf("%d of %d run it", c.Applied, c.Selected)
 	switch {
-	case state(r) == v1alpha1.ReleaseWithdrawn && c.Applied == 0:
+	case State(r) == v1alpha1.ReleaseWithdrawn && c.Applied == 0:
 		return "withdrawn: nobody runs it"
-	case state(r) == v1alpha1.ReleaseWithdrawn:
+	case State(r) == v1alpha1.ReleaseWithdrawn:
 		return fmt.Sprintf("withdrawn: %d still run it", c.Applied)
 	case r.Status.Offer == nil:
 		return ""
-	case state(r) == v1alpha1.ReleasePaused:
+	case State(r) == v1alpha1.ReleasePaused:
 		return "paused: " + run + ", it is offered to nobody new"
 	case c.Selected == 0:
 		return "it selects no endpoint that has enrolled"

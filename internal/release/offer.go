@@ -38,7 +38,7 @@ func withdrawn(r *v1alpha1.ContentRelease, others []v1alpha1.ContentRelease) (ve
 	above := map[content.Version]string{}
 	for i := range others {
 		o := &others[i]
-		if v, err := content.ParseVersion(o.Spec.Version); err == nil && o.Spec.State == v1alpha1.ReleaseWithdrawn && v.Compare(own) > 0 && !Taken(o, others) {
+		if v, err := content.ParseVersion(o.Spec.Version); err == nil && o.Spec.State == v1alpha1.ReleaseWithdrawn && v.Compare(own) > 0 && TakenBy(o, others) == nil {
 			above[v] = o.Spec.Version
 		}
 	}
@@ -51,11 +51,6 @@ func withdrawn(r *v1alpha1.ContentRelease, others []v1alpha1.ContentRelease) (ve
 		versions = append(versions, above[v])
 	}
 	return versions
-}
-
-// Taken tells whether an older release of the namespace has the same version.
-func Taken(r *v1alpha1.ContentRelease, others []v1alpha1.ContentRelease) bool {
-	return TakenBy(r, others) != nil
 }
 
 // TakenBy is the release whose version r has too, and which counts because it is older; nil if r counts itself.

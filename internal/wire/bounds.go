@@ -244,6 +244,9 @@ func IsUUID(s string) bool {
 		isHex(s[:8]) && isHex(s[9:13]) && isHex(s[14:18]) && isHex(s[19:23]) && isHex(s[24:])
 }
 
+// IsDigest tells whether s is a SHA-256 as the protocol has it: 64 lower-case hexadecimal digits.
+func IsDigest(s string) bool { return len(s) == 64 && isHex(s) }
+
 func isHex(s string) bool {
 	for _, c := range []byte(s) {
 		if (c < '0' || c > '9') && (c < 'a' || c > 'f') {

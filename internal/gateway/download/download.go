@@ -76,7 +76,7 @@ func New(config Config, r prometheus.Registerer) (*Service, error) {
 // Serve answers a request for an artifact of an endpoint whose agent was authenticated. name is what follows wire.PathArtifacts in the path.
 func (s *Service) Serve(w http.ResponseWriter, r *http.Request, e store.Endpoint, name string) *wire.Problem {
 	digest, ok := strings.CutPrefix(name, "sha256:")
-	if !ok || !isDigest(digest) {
+	if !ok || !wire.IsDigest(digest) {
 		return &wire.Problem{Name: wire.Malformed, Detail: "An artifact is named sha256: and the 64 lower-case hexadecimal digits of its digest."}
 	}
 	if !s.config.Source.Offers(e, digest) {
@@ -118,10 +118,6 @@ func start(header string) (int64, bool) {
 	from, _, dash := strings.Cut(spec, "-")
 	n, err := strconv.ParseInt(from, 10, 64)
 	return n, ok && dash && err == nil && !strings.Contains(spec, ",")
-}
-
-func isDigest(s string) bool {
-	return len(s) == 64 && !strings.ContainsFunc(s, func(c rune) bool { return (c < '0' || c > '9') && (c < 'a' || c > 'f') })
 }
 
 func (s *Service) enter(identityID string) bool {
