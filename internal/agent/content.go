@@ -15,7 +15,6 @@ import (
 	"github.com/rollcall-dev/rollcall/internal/agent/orders"
 	"github.com/rollcall-dev/rollcall/internal/agent/problem"
 	"github.com/rollcall-dev/rollcall/internal/agent/session"
-	"github.com/rollcall-dev/rollcall/internal/agent/state"
 	"github.com/rollcall-dev/rollcall/internal/agent/status"
 	"github.com/rollcall-dev/rollcall/internal/content"
 	"github.com/rollcall-dev/rollcall/internal/wire"
@@ -214,7 +213,7 @@ func (e *Engine) switchTo(r fetch.Result) error {
 	c := &e.content
 	if !r.Here {
 		if err := e.Dir.KeepPart(r.Digest); err != nil {
-			return notStored(err)
+			return fetch.OnDisk(err)
 		}
 	}
 	next := &statev1.ContentRecord{
@@ -222,7 +221,7 @@ func (e *Engine) switchTo(r fetch.Result) error {
 		Previous: c.record.GetCurrent(),
 	}
 	if err := e.Dir.SaveContentRecord(next); err != nil {
-		return notStored(err)
+		return fetch.OnDisk(err)
 	}
 	e.Log.Info("content was put to use", "version", r.Version, "before", c.record.GetCurrent().GetVersion())
 	c.record, c.damage, c.fault = next, nil, nil
@@ -240,13 +239,6 @@ func (e *Engine) sweepContent() {
 	if err := e.Dir.SweepContent(keep...); err != nil {
 		e.Log.Info("old content is still here: " + err.Error())
 	}
-}
-
-func notStored(err error) error {
-	if state.IsFull(err) {
-		return &content.Fault{Reason: fetch.ReasonNoSpace, Message: "there is no room on the disk for it"}
-	}
-	return &content.Fault{Reason: fetch.ReasonNotWritable, Message: wire.CutText("the disk does not take it: "+err.Error(), wire.MaxText)}
 }
 
 // notTaken decides when to try again. A file of which a part came earlier, and which is not good, is first begun anew: a power cut may have
@@ -365,15 +357,17 @@ func (e *Engine) contentState() *agentv1.ReleaseState {
 	return s
 }
 
+var phasesShown = map[agentv1.ReleasePhase]string{
+	agentv1.ReleasePhase_RELEASE_PHASE_CURRENT: status.Current, agentv1.ReleasePhase_RELEASE_PHASE_DOWNLOADING: status.Downloading,
+	agentv1.ReleasePhase_RELEASE_PHASE_FAILED: status.Failed, agentv1.ReleasePhase_RELEASE_PHASE_DEFERRED: status.Deferred,
+}
+
 // contentShown is what a person at the machine is told, but for what changes by the moment: how much there is, and when it goes on.
 func (e *Engine) contentShown() status.Content {
 	c, s := &e.content, e.contentState()
 	out := status.Content{
 		Version: s.GetVersion(), Digest: s.GetDigest(), Sequence: s.GetSequence(), Reason: s.GetReason(), Message: s.GetMessage(),
-		Phase: map[agentv1.ReleasePhase]string{
-			agentv1.ReleasePhase_RELEASE_PHASE_CURRENT: status.Current, agentv1.ReleasePhase_RELEASE_PHASE_DOWNLOADING: status.Downloading,
-			agentv1.ReleasePhase_RELEASE_PHASE_FAILED: status.Failed, agentv1.ReleasePhase_RELEASE_PHASE_DEFERRED: status.Deferred,
-		}[s.GetPhase()],
+		Phase: phasesShown[s.GetPhase()],
 	}
 	if since := c.record.GetCurrent().GetSince(); since != nil {
 		out.Since = new(since.AsTime())

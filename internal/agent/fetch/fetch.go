@@ -137,7 +137,7 @@ func (f *Fetcher) fetch(ctx context.Context, j Job, r *Result) error {
 	}
 	part, err := j.Dir.OpenPart(r.Digest)
 	if err != nil {
-		return onDisk(err)
+		return OnDisk(err)
 	}
 	defer func() { _ = part.Close() }() // synced where that matters
 	err = f.download(ctx, j, part, r)
@@ -157,7 +157,7 @@ func (f *Fetcher) download(ctx context.Context, j Job, part *state.Part, r *Resu
 	size := int64(j.Artifact.GetSize()) //nolint:gosec // it was bounded
 	have, err := part.Size()
 	if err != nil {
-		return onDisk(err)
+		return OnDisk(err)
 	}
 	if have > size {
 		have = 0
@@ -173,7 +173,7 @@ func (f *Fetcher) download(ctx context.Context, j Job, part *state.Part, r *Resu
 	}
 	defer body.Close()
 	if err := part.From(body.From); err != nil {
-		return onDisk(err)
+		return OnDisk(err)
 	}
 	r.Resumed = body.From > 0
 	f.have.Store(body.From)
@@ -187,7 +187,7 @@ func (f *Fetcher) copy(ctx context.Context, part *state.Part, body io.Reader, si
 		n, err := body.Read(buffer[:min(chunk, size+1-f.have.Load())])
 		if n > 0 {
 			if _, err := part.Write(buffer[:n]); err != nil {
-				return onDisk(err)
+				return OnDisk(err)
 			}
 			f.have.Add(int64(n))
 			r.Moved = true
@@ -210,7 +210,7 @@ func (f *Fetcher) copy(ctx context.Context, part *state.Part, body io.Reader, si
 func (f *Fetcher) check(part *state.Part, j Job) error {
 	file, err := part.Whole(content.MaxBytes + 1)
 	if err != nil {
-		return onDisk(err)
+		return OnDisk(err)
 	}
 	return f.verify(file, j)
 }
@@ -223,7 +223,8 @@ func (f *Fetcher) verify(file []byte, j Job) error {
 	return err
 }
 
-func onDisk(err error) error {
+// OnDisk is what the disk says of content, as a fault.
+func OnDisk(err error) error {
 	if state.IsFull(err) {
 		return &content.Fault{Reason: ReasonNoSpace, Message: messageNoSpace}
 	}
