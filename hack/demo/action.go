@@ -22,7 +22,7 @@ func (d *demo) action(ctx context.Context, endpoint string) (string, error) {
 		return "", err
 	}
 	// a cluster that knows the kind for a moment only cannot stamp its objects yet, and says so
-	if err := poll(ctx, 2*time.Minute, func() error { return kubectl(manifest, "create", "-f", "-") }); err != nil {
+	if err := local.Poll(ctx, 2*time.Minute, often, func() error { return kubectl(manifest, "create", "-f", "-") }); err != nil {
 		return "", err
 	}
 	if err := kubectl("", "wait", "epa/"+name, "--for=jsonpath={.status.finishTime}", "--timeout=60s"); err != nil {

@@ -46,7 +46,7 @@ func (d *demo) agents(ctx context.Context, n int) error {
 	}
 	began := time.Now()
 	online := 0
-	err = poll(ctx, time.Minute+time.Duration(n)*100*time.Millisecond, func() error {
+	err = local.Poll(ctx, time.Minute+time.Duration(n)*100*time.Millisecond, often, func() error {
 		states, err := os.ReadFile(filepath.Join(dir, "enrolled"))
 		if err == nil {
 			_, err = fmt.Sscan(string(states), &online)

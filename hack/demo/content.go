@@ -31,7 +31,7 @@ func (d *demo) content(ctx context.Context, endpoint string) (string, error) {
 		return "", err
 	}
 	running := ""
-	err := poll(ctx, time.Minute, func() (err error) {
+	err := local.Poll(ctx, time.Minute, often, func() (err error) {
 		if running, err = kubectl("get", "fep", endpoint, "-o", "jsonpath={.status.agent.contentVersion}"); err != nil || running != "" {
 			return err
 		}

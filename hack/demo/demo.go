@@ -20,6 +20,9 @@ const (
 	tokenName  = "demo"
 )
 
+// often is how often it looks whether what it waits for is there.
+const often = 100 * time.Millisecond
+
 // demo is one run, or one look at a run, of the demo in the repository's .run/.
 type demo struct {
 	out        io.Writer

@@ -239,7 +239,7 @@ func (d *demo) agent(ctx context.Context, k *keeper) (string, error) {
 // writeToken reads the token's Secret as the person and puts it where agents find it.
 func (d *demo) writeToken(ctx context.Context) error {
 	var token string
-	err := poll(ctx, 30*time.Second, func() error {
+	err := local.Poll(ctx, 30*time.Second, often, func() error {
 		out, err := local.Kubectl(ctx, d.kubectl, d.person.Kubeconfig, "", "get", "secret", tokenName+"-token", "-o", "go-template={{.data.token | base64decode}}")
 		token = strings.TrimSpace(out)
 		return err
@@ -252,7 +252,7 @@ func (d *demo) writeToken(ctx context.Context) error {
 
 // awaitOnline finds the endpoint of a certificate and waits until people see it online.
 func (d *demo) awaitOnline(ctx context.Context, certificate string) (name string, err error) {
-	err = poll(ctx, time.Minute, func() error {
+	err = local.Poll(ctx, time.Minute, often, func() error {
 		id, err := identityOf(certificate)
 		if err != nil {
 			return err
@@ -270,28 +270,6 @@ func (d *demo) awaitOnline(ctx context.Context, certificate string) (name string
 		return nil
 	})
 	return name, err
-}
-
-// poll asks until the answer is nil, for patience at most, and then returns the last error.
-func poll(ctx context.Context, patience time.Duration, check func() error) error {
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	tick := time.NewTicker(100 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		err := check()
-		if err == nil {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			if errors.Is(ctx.Err(), context.Canceled) {
-				return ctx.Err()
-			}
-			return fmt.Errorf("not within %s: %w", patience, err)
-		case <-tick.C:
-		}
-	}
 }
 
 // refreshTokens keeps the manager's token fresh for as long as the demo runs; the gateway's is the manager's to mint.

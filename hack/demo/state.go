@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/rollcall-dev/rollcall/hack/local"
 )
 
 // claim makes this the one demo that runs here. The lock dies with the process, so a pid that was reused is never taken for ours.
@@ -62,7 +64,7 @@ func (d *demo) stop(ctx context.Context) error {
 	if err := syscall.Kill(pid, syscall.SIGTERM); err != nil && !errors.Is(err, syscall.ESRCH) {
 		return fmt.Errorf("stop process %d: %w", pid, err)
 	}
-	err := poll(ctx, 30*time.Second, func() error {
+	err := local.Poll(ctx, 30*time.Second, often, func() error {
 		if _, still := d.running(); still {
 			return fmt.Errorf("process %d is still stopping", pid)
 		}

@@ -22,6 +22,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
+	"github.com/rollcall-dev/rollcall/hack/local"
 	"github.com/rollcall-dev/rollcall/test/harness"
 )
 
@@ -74,7 +75,7 @@ func (t *trial) evict(ctx context.Context) (string, error) {
 		return "", fmt.Errorf("the eviction of a second gateway beside the first: %w; want a refusal by the budget", err)
 	}
 	refusals := 1
-	if err := poll(ctx, 200*time.Millisecond, func() error {
+	if err := local.Poll(ctx, patience, 200*time.Millisecond, func() error {
 		err := out(pods[1])
 		if err != nil {
 			refusals++
@@ -162,7 +163,7 @@ func (t *trial) kill(ctx context.Context, container string) (string, error) {
 	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 		return "", err
 	}
-	if err := poll(ctx, 200*time.Millisecond, func() error {
+	if err := local.Poll(ctx, patience, 200*time.Millisecond, func() error {
 		now, err := t.admin.CoreV1().Pods(system).Get(ctx, victim.Name, get)
 		if err == nil && (restarts(*now, container) != was+1 || !ready(*now)) {
 			err = fmt.Errorf("%s of %s: restarted %d times before and %d times now, Pod ready: %t", container, now.Name, was, restarts(*now, container), ready(*now))
@@ -245,7 +246,7 @@ func (t *trial) outage(ctx context.Context) (string, error) {
 	}
 	began := time.Now()
 	restarted := 0
-	if err := poll(ctx, 200*time.Millisecond, func() error {
+	if err := local.Poll(ctx, patience, 200*time.Millisecond, func() error {
 		after, err := t.pods(ctx, "manager")
 		if err != nil || len(after) != len(before) {
 			return errors.Join(err, fmt.Errorf("%d Pods, %d before", len(after), len(before)))

@@ -63,7 +63,7 @@ const back = 0.95
 
 // online waits until everybody is, and nearly everybody with a websocket to a gateway that lives.
 func (f *fleet) online(ctx context.Context) error {
-	return poll(ctx, time.Second, func() error {
+	return local.Poll(ctx, patience, time.Second, func() error {
 		live, err := f.gateways(ctx)
 		if err != nil {
 			return err
@@ -214,7 +214,7 @@ func (a *asking) fates(ctx context.Context) (string, error) {
 	}
 	channels := map[v1alpha1.Channel]int{}
 	var slowest time.Duration
-	err := poll(ctx, time.Second, func() error {
+	err := local.Poll(ctx, patience, time.Second, func() error {
 		list := &v1alpha1.EndpointActionList{}
 		if err := a.fleet.person.List(ctx, list, client.InNamespace(tenant), client.MatchingLabels{"trial": a.name}); err != nil {
 			return err

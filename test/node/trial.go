@@ -190,7 +190,7 @@ func (t *trial) rolledOut(ctx context.Context, deployment string) error {
 		events, _, _ := t.kubectl(ctx, "get", "events", "-n", system, "--sort-by=.lastTimestamp")
 		return fmt.Errorf("%w\n%s%s", err, state, events)
 	}
-	return poll(ctx, 200*time.Millisecond, func() error {
+	return local.Poll(ctx, patience, 200*time.Millisecond, func() error {
 		pods, err := t.pods(ctx, "")
 		for _, p := range pods {
 			if !ready(p) {
@@ -240,28 +240,6 @@ func restarts(p corev1.Pod, container string) int {
 	return -1
 }
 
-// poll asks now and then until the answer is nil, for patience at most, and then returns the last error.
-func poll(ctx context.Context, every time.Duration, check func() error) error {
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	tick := time.NewTicker(every)
-	defer tick.Stop()
-	for {
-		err := check()
-		if err == nil {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			if errors.Is(ctx.Err(), context.Canceled) {
-				return ctx.Err()
-			}
-			return fmt.Errorf("not within %s: %w", patience, err)
-		case <-tick.C:
-		}
-	}
-}
-
 // enrol lets people's part begin: somebody makes a token, and agents come with it through the Service.
 func (t *trial) enrol(ctx context.Context) (string, error) {
 	const token = "laptops"
@@ -295,7 +273,7 @@ spec: {expiresAfterHours: 0}
 		return "", err
 	}
 	secret := &corev1.Secret{}
-	if err := poll(ctx, 200*time.Millisecond, func() error {
+	if err := local.Poll(ctx, patience, 200*time.Millisecond, func() error {
 		return t.person.Get(ctx, client.ObjectKey{Namespace: tenant, Name: token + "-token"}, secret)
 	}); err != nil {
 		return "", err
