@@ -215,15 +215,7 @@ func sortedBy(t *testing.T, config *rest.Config, path string) string {
 
 // A cluster of their own: a form that is applied beside the other would change it under another test.
 func TestTheOtherForms(t *testing.T) {
-	api, err := harness.Start(t.Context(), t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := api.ControlPlane.Stop(); err != nil {
-			t.Error(err)
-		}
-	})
+	api := ownCluster(t)
 	for _, what := range []string{config(shippedApart), asShown(t, "docs/operations.md", "config/components/protect-enrolled")} {
 		t.Run(filepath.Base(what), func(t *testing.T) {
 			api.Kubectl(t, "apply", "-k", what)

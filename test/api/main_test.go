@@ -150,3 +150,18 @@ func endpointVerbs(verbs ...string) rbacv1.PolicyRule {
 var acts = rbacv1.PolicyRule{APIGroups: []string{"rollcall.dev"}, Resources: []string{"endpointactions"}, Verbs: []string{"create", "get", "update", "patch", "delete"}}
 
 var dryRun = []string{metav1.DryRunAll}
+
+// ownCluster is one that no other test sees, for what would change it under them.
+func ownCluster(t *testing.T) *harness.API {
+	t.Helper()
+	api, err := harness.Start(t.Context(), t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := api.ControlPlane.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	return api
+}

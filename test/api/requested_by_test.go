@@ -52,15 +52,7 @@ func (a asked) refuses(out string, err error, words string) {
 }
 
 func TestWhoAskedForAnAction(t *testing.T) {
-	api, err := harness.Start(t.Context(), t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := api.ControlPlane.Stop(); err != nil {
-			t.Error(err)
-		}
-	})
+	api := ownCluster(t)
 	a := asked{t: t, api: api, ns: api.Namespace(t)}
 	api.Kubectl(t, "delete", "mutatingadmissionpolicybinding", "requested-by-stamp.rollcall.dev", "--ignore-not-found")
 	t.Run("without the stamp", func(t *testing.T) { a.t = t; a.withoutTheStamp() })
