@@ -25,11 +25,11 @@ import (
 func TestContent(t *testing.T) {
 	t.Parallel()
 	const agents, interval = 50, 5 * time.Second
-	s := startSystem(t, append([]string{"--release-count-interval=1s", "--artifact-check-interval=8s"}, steadyManager...), []string{"--seen-refresh=24h"})
+	s := calmSystem(t)
 	n := s.tenant(t, "fleet")
 	p := believed(t, s)
 	n.Apply(t, fmt.Sprintf(`{apiVersion: rollcall.dev/v1alpha1, kind: EndpointPolicy, metadata: {name: fast}, spec: {heartbeat: {intervalSeconds: %d, missed: 10}}}`, int(interval.Seconds())))
-	startFleetsim(t, s, "fleetsim", fleetToken(t, n), agents, "--retry-base=100ms", "--content-retry=500ms")
+	startFleetsim(t, s, "fleetsim", fleetToken(t, n), agents, append([]string{"--content-retry=500ms"}, sessionAgent...)...)
 	allConnected(t, n, agents)
 	r := &roll{t, s, n, p, agents}
 

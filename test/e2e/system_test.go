@@ -76,9 +76,15 @@ func calmSystem(t testing.TB) *system {
 	return calm.system
 }
 
+// What the calm system has beside what sessions need: content is counted and checked often, and nothing is written but for a reason.
+var (
+	calmManager = append([]string{"--release-count-interval=1s", "--artifact-check-interval=8s"}, steadyManager...)
+	calmGateway = append([]string{"--seen-refresh=24h"}, sessionGateway...)
+)
+
 func startCalm(bin string) {
 	if calm.dir, calm.err = os.MkdirTemp("", "rollcall-e2e-"); calm.err == nil {
-		calm.system, calm.err = newSystem(context.Background(), calm.dir, bin, steadyManager, sessionGateway)
+		calm.system, calm.err = newSystem(context.Background(), calm.dir, bin, calmManager, calmGateway)
 	}
 }
 
