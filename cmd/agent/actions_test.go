@@ -211,7 +211,7 @@ func TestKill9WhileItActs(t *testing.T) {
 	}
 	var mu sync.Mutex
 	var deeds []deed
-	g.Orders = func(string) []*agentv1.Envelope {
+	g.SetOrders(func(string) []*agentv1.Envelope {
 		mu.Lock()
 		defer mu.Unlock()
 		out := []*agentv1.Envelope{f.Assignment(id, "", time.Unix(1, 0))}
@@ -219,14 +219,14 @@ func TestKill9WhileItActs(t *testing.T) {
 			out = append(out, d.order)
 		}
 		return out
-	}
+	})
 	lost := 0
-	g.Answer = func(fleettest.Update) *agentv1.Ack {
+	g.SetAck(func(fleettest.Update) *agentv1.Ack {
 		if lost++; lost%3 == 0 {
 			return fleettest.Refusal(&wire.Problem{Name: wire.NotReady})
 		}
 		return &agentv1.Ack{}
-	}
+	})
 	const rounds = 12
 	for i := range rounds {
 		v := startVictim(t, program, map[bool][]string{true: {"--stubborn"}, false: nil}[i%3 == 0]...)

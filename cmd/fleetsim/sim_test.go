@@ -124,9 +124,9 @@ func TestFleetTakesContent(t *testing.T) {
 	}
 	put("1041")
 	began := time.Now()
-	g.Orders = func(id string) []*agentv1.Envelope {
+	g.SetOrders(func(id string) []*agentv1.Envelope {
 		return []*agentv1.Envelope{f.Assignment(id, "", began), offer.Load()}
-	}
+	})
 	o := options{
 		server: g.URL, token: f.Token(), count: 4, stateDir: t.TempDir(), prefix: "agent", version: "8.0.0", odd: true, oddAfter: time.Hour,
 		startRate: 1000, enrollAtOnce: 100, timing: agent.DefaultTiming(), log: logr.Discard(), progress: io.Discard,
@@ -237,7 +237,7 @@ func TestFleetActs(t *testing.T) {
 	end := func(m *agentv1.Action) {
 		m.Parameters = &agentv1.Action_TerminateProcess{TerminateProcess: &agentv1.TerminateProcess{Executable: "/usr/bin/sleep"}}
 	}
-	g.Orders = func(id string) []*agentv1.Envelope {
+	g.SetOrders(func(id string) []*agentv1.Envelope {
 		mu.Lock()
 		defer mu.Unlock()
 		if orders[id] == nil {
@@ -253,7 +253,7 @@ func TestFleetActs(t *testing.T) {
 			}
 		}
 		return slices.Clone(orders[id])
-	}
+	})
 	for _, terminate := range []bool{true, false} {
 		clear(uids)
 		clear(orders)

@@ -33,8 +33,8 @@ func loadPorts(state string) (ports, error) {
 	path := filepath.Join(state, "ports.json")
 	text, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		if p.APIServer, err = freePort(); err == nil {
-			p.Etcd, err = freePort()
+		if p.APIServer, err = FreePort(); err == nil {
+			p.Etcd, err = FreePort()
 		}
 		if err == nil {
 			text, err = json.Marshal(p)
@@ -71,7 +71,9 @@ func listenable(port int) bool {
 	return l.Close() == nil
 }
 
-func freePort() (int, error) {
+// FreePort is a port of 127.0.0.1 that nobody listens on and that the kernel gives to no outgoing connection.
+// Another program could listen on it in between, at one chance in thousands; whoever listens on it then says so.
+func FreePort() (int, error) {
 	for range 100 {
 		if port := lowestPort + rand.IntN(portCount); listenable(port) {
 			return port, nil

@@ -7,11 +7,14 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
+
+	"github.com/rollcall-dev/rollcall/hack/controlplane"
 )
 
 // Namespace that Rollcall's own objects live in.
@@ -49,11 +52,14 @@ func (s System) StartManager(ctx context.Context) (*Process, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the gateway's address: %w", err)
 	}
-	ports, err := freeAddresses(2)
+	health, err := FreeAddress()
 	if err != nil {
 		return nil, err
 	}
-	health, metrics := ports[0], ports[1]
+	metrics, err := FreeAddress()
+	if err != nil {
+		return nil, err
+	}
 	p, err := Start("manager", s.log("manager"), filepath.Join(s.Bin, cmp.Or(s.ManagerProgram, "rollcall-manager")), append([]string{
 		"--kubeconfig=" + kubeconfig, "--namespace=" + Namespace,
 		"--gateway-url=https://" + s.GatewayAddress, "--gateway-names=localhost,127.0.0.1," + host,
@@ -144,24 +150,8 @@ func Healthy(ctx context.Context, url string) error {
 	return nil
 }
 
-// FreeAddress is a loopback address that nobody listens on. Another program could take it in between; whoever listens on it then says so.
+// FreeAddress is a loopback address that nobody listens on (controlplane.FreePort).
 func FreeAddress() (string, error) {
-	all, err := freeAddresses(1)
-	if err != nil {
-		return "", err
-	}
-	return all[0], nil
-}
-
-// freeAddresses are n different ones.
-func freeAddresses(n int) (all []string, err error) {
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, fmt.Errorf("find a free port: %w", err)
-		}
-		defer l.Close() // once all are there
-		all = append(all, l.Addr().String())
-	}
-	return all, nil
+	port, err := controlplane.FreePort()
+	return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), err
 }

@@ -248,11 +248,11 @@ func TestDamagedRecord(t *testing.T) {
 func (w *world) damaged(change func(*agentv1.Action), damage func([]byte) []byte) (order *agentv1.Envelope, uid string) {
 	w.t.Helper()
 	w.online()
-	w.gateway.Answer = func(fleettest.Update) *agentv1.Ack { return fleettest.Refusal(&wire.Problem{Name: wire.NotReady}) }
+	w.gateway.SetAck(func(fleettest.Update) *agentv1.Ack { return fleettest.Refusal(&wire.Problem{Name: wire.NotReady}) })
 	order, uid = w.action(change)
 	w.push(order)
 	w.live(time.Second)
-	w.gateway.Answer = nil
+	w.gateway.SetAck(nil)
 	file := filepath.Join(w.path, "actions", uid)
 	b, err := os.ReadFile(file)
 	if err != nil {

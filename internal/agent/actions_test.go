@@ -108,9 +108,9 @@ func (w *world) push(orders ...*agentv1.Envelope) {
 // give has the next heartbeats bring orders, besides what they bring anyway.
 func (w *world) give(orders ...*agentv1.Envelope) {
 	at := w.machine.now()
-	w.gateway.Orders = func(id string) []*agentv1.Envelope {
+	w.gateway.SetOrders(func(id string) []*agentv1.Envelope {
 		return append([]*agentv1.Envelope{w.fleet.Assignment(id, "", at)}, orders...)
-	}
+	})
 }
 
 // ends waits until an action's result was sent, and fails unless it is that. The machine's time stands still.
@@ -313,7 +313,7 @@ func TestRejectedActions(t *testing.T) {
 func TestJournalIsFull(t *testing.T) {
 	w := newWorld(t)
 	w.online()
-	w.gateway.Answer = func(fleettest.Update) *agentv1.Ack { return fleettest.Refusal(&wire.Problem{Name: wire.NotReady}) }
+	w.gateway.SetAck(func(fleettest.Update) *agentv1.Ack { return fleettest.Refusal(&wire.Problem{Name: wire.NotReady}) })
 	for range journal.MaxOpen / 32 {
 		var batch []*agentv1.Envelope
 		for range 32 {
@@ -330,7 +330,7 @@ func TestJournalIsFull(t *testing.T) {
 	if !last.GetJournalFull() || len(last.GetOpenActions()) != wire.MaxOpenActions || last.GetRejectedOrders() != 2 || w.journal.Find(uid) != nil {
 		t.Errorf("full: %t; %d open actions; %d rejected, %s", last.GetJournalFull(), len(last.GetOpenActions()), last.GetRejectedOrders(), last.GetLastRejection())
 	}
-	w.gateway.Answer = nil
+	w.gateway.SetAck(nil)
 	w.live(time.Minute)
 	w.push(late)
 	w.ends(uid, succeeded, "Done")
@@ -350,7 +350,7 @@ func TestResultIsRepeated(t *testing.T) {
 	w.gateway.Lifetime = time.Hour
 	w.online()
 	silence := func(fleettest.Update) *agentv1.Ack { return nil }
-	w.gateway.Answer = silence
+	w.gateway.SetAck(silence)
 	order, uid := w.action(nil)
 	w.push(order)
 	w.ends(uid, succeeded, "Done")
@@ -372,9 +372,9 @@ func TestResultIsRepeated(t *testing.T) {
 	w.gateway.Session().Cut()
 	w.pause()
 	w.deaf = toNothing
-	w.gateway.Answer = func(fleettest.Update) *agentv1.Ack {
+	w.gateway.SetAck(func(fleettest.Update) *agentv1.Ack {
 		return fleettest.Refusal(&wire.Problem{Name: wire.NotReady, RetryAfter: 2 * time.Minute})
-	}
+	})
 	before := len(w.gateway.Updates(uid))
 	w.live(10 * time.Minute)
 	if n := len(w.gateway.Updates(uid)) - before; n < 4 || n > 6 {
@@ -385,7 +385,7 @@ func TestResultIsRepeated(t *testing.T) {
 	if w.leaf().SerialNumber.Cmp(first) == 0 {
 		t.Fatal("it did not renew")
 	}
-	w.gateway.Answer = nil
+	w.gateway.SetAck(nil)
 	w.live(5 * time.Minute) // the gateway takes results by the key of now only
 	w.settled(uid)
 	w.has(uid, succeeded, "Done")
@@ -621,7 +621,7 @@ func TestTopics(t *testing.T) {
 // Without the fleet's time nothing is begun: not before the first beacon, and after a restart not before the next.
 func TestNothingBeginsWithoutTheTime(t *testing.T) {
 	w := newWorld(t)
-	w.gateway.Reply = func(r *agentv1.HeartbeatReply) { r.Beacon = nil }
+	w.gateway.SetReply(func(r *agentv1.HeartbeatReply) { r.Beacon = nil })
 	w.online()
 	order, uid := w.action(terminate)
 	w.give(order)
@@ -629,11 +629,11 @@ func TestNothingBeginsWithoutTheTime(t *testing.T) {
 	if s := w.Status().Orders; s.LastRejection != "action: TimeUnknown" || len(w.gateway.Updates(uid)) != 0 {
 		t.Errorf("orders %+v, told %s", s, w.phases(uid))
 	}
-	w.gateway.Reply = nil
+	w.gateway.SetReply(nil)
 	w.give()
 	w.live(6 * time.Minute)
 
-	w.gateway.Reply = func(r *agentv1.HeartbeatReply) { r.Beacon = nil }
+	w.gateway.SetReply(func(r *agentv1.HeartbeatReply) { r.Beacon = nil })
 	order, uid = w.action(terminate)
 	w.give(order)
 	w.machine.skew = 10 * day // nor is the machine's clock believed that says that it is too late
@@ -645,7 +645,7 @@ func TestNothingBeginsWithoutTheTime(t *testing.T) {
 	if last := w.gateway.LastBeat(); len(last.GetOpenActions()) != 1 || last.GetOpenActions()[0].GetPhase() != agentv1.ActionPhase_ACTION_PHASE_ACKNOWLEDGED {
 		t.Errorf("open %v", last.GetOpenActions())
 	}
-	w.gateway.Reply = nil
+	w.gateway.SetReply(nil)
 	w.live(6 * time.Minute)
 	w.has(uid, succeeded, "Done")
 }
@@ -737,7 +737,7 @@ func TestOldActionsAreDropped(t *testing.T) {
 func TestAnotherIdentity(t *testing.T) {
 	w := newWorld(t)
 	w.online()
-	w.gateway.Answer = func(fleettest.Update) *agentv1.Ack { return fleettest.Refusal(&wire.Problem{Name: wire.NotReady}) }
+	w.gateway.SetAck(func(fleettest.Update) *agentv1.Ack { return fleettest.Refusal(&wire.Problem{Name: wire.NotReady}) })
 	order, uid := w.action(terminate)
 	unknownOrder, unknownUID := w.action(terminate)
 	w.push(order, w.fleet.Cancel(unknownOrder))

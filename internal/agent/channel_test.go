@@ -98,7 +98,7 @@ func TestOrdersArePushed(t *testing.T) {
 	before := len(w.gateway.Beats())
 	id := w.Status().Endpoint.Identity
 	at := w.machine.now().Add(time.Second)
-	w.gateway.Orders = func(string) []*agentv1.Envelope { return nil }
+	w.gateway.SetOrders(func(string) []*agentv1.Envelope { return nil })
 	w.gateway.Session().Push(w.fleet.Policy(policyID, 3, 20*time.Second), w.fleet.Assignment(id, policyID, at))
 	w.hear()
 	w.live(time.Second)
@@ -235,9 +235,9 @@ func TestPolicyDisablesTheWebsocket(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		w.gateway.Orders = func(id string) []*agentv1.Envelope {
+		w.gateway.SetOrders(func(id string) []*agentv1.Envelope {
 			return []*agentv1.Envelope{w.fleet.Assignment(id, policyID, at), sealed}
-		}
+		})
 	}
 	policy(1, false)
 	w.online()
@@ -349,9 +349,9 @@ func TestClosed(t *testing.T) {
 func TestTooBigIsNotSentAgain(t *testing.T) {
 	w := newWorld(t)
 	w.online()
-	w.gateway.Reply = func(r *agentv1.HeartbeatReply) { r.Send = []agentv1.Section{agentv1.Section_SECTION_INVENTORY} }
+	w.gateway.SetReply(func(r *agentv1.HeartbeatReply) { r.Send = []agentv1.Section{agentv1.Section_SECTION_INVENTORY} })
 	w.live(6 * time.Minute)
-	w.gateway.Reply = nil
+	w.gateway.SetReply(nil)
 	w.gateway.Session().Close(wire.CloseTooBig, "payload-too-large")
 	w.hear()
 	w.live(time.Minute)

@@ -28,13 +28,13 @@ const (
 func (w *world) offers(policy *agentv1.Policy, all ...*agentv1.Envelope) {
 	w.t.Helper()
 	at := w.machine.now()
-	w.gateway.Orders = func(id string) []*agentv1.Envelope {
+	w.gateway.SetOrders(func(id string) []*agentv1.Envelope {
 		orders := []*agentv1.Envelope{w.fleet.Assignment(id, policy.GetPolicyId(), at)}
 		if policy != nil {
 			orders = append(orders, w.fleet.PolicyOf(policy))
 		}
 		return append(orders, all...)
-	}
+	})
 }
 
 // told fails unless the newest heartbeat says that of the content.

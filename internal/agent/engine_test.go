@@ -287,9 +287,9 @@ func TestEnrolsAndBeats(t *testing.T) {
 	if third.GetClockSkew() == nil || third.GetAgent().GetJournalCreatedAt() == nil || third.GetVitals().GetUptime() == nil {
 		t.Errorf("the third heartbeat is %v", third)
 	}
-	w.gateway.Reply = func(r *agentv1.HeartbeatReply) { r.Send = []agentv1.Section{agentv1.Section_SECTION_INVENTORY} }
+	w.gateway.SetReply(func(r *agentv1.HeartbeatReply) { r.Send = []agentv1.Section{agentv1.Section_SECTION_INVENTORY} })
 	w.live(5 * time.Minute)
-	w.gateway.Reply = nil
+	w.gateway.SetReply(nil)
 	w.live(5 * time.Minute)
 	if last := w.gateway.LastBeat(); last.GetInventory() == nil || last.GetCapabilities() != nil {
 		t.Errorf("was asked for the inventory, and sent %v", last)

@@ -16,11 +16,11 @@ func TestTimeIsNotHeldBack(t *testing.T) {
 	w.online()
 	last := w.fleet.Beacon()
 	order, uid := w.action(func(m *agentv1.Action) { m.ExpiresAt = timestamppb.New(w.fleet.Now().Add(10 * time.Minute)) })
-	w.gateway.Reply = func(r *agentv1.HeartbeatReply) { r.Beacon, r.ServerTime = last, timestamppb.New(noon) }
+	w.gateway.SetReply(func(r *agentv1.HeartbeatReply) { r.Beacon, r.ServerTime = last, timestamppb.New(noon) })
 	w.live(3 * time.Hour)
 	before := w.machine.now()
 	w.crash()
-	w.gateway.Orders = func(string) []*agentv1.Envelope { return []*agentv1.Envelope{order} }
+	w.gateway.SetOrders(func(string) []*agentv1.Envelope { return []*agentv1.Envelope{order} })
 	w.online2()
 	if behind := before.Sub(w.now()); behind > 10*time.Minute {
 		t.Errorf("its time is %s behind", behind)

@@ -19,9 +19,9 @@ const policyID = "aaaaaaaa-2b1c-4d53-8a64-1e6a3f1f6b02"
 // obeys makes the gateway send an assignment and a policy.
 func (w *world) orders(revision uint64, interval time.Duration) {
 	at := w.machine.now()
-	w.gateway.Orders = func(id string) []*agentv1.Envelope {
+	w.gateway.SetOrders(func(id string) []*agentv1.Envelope {
 		return []*agentv1.Envelope{w.fleet.Policy(policyID, revision, interval), w.fleet.Assignment(id, policyID, at)} // not in their order
-	}
+	})
 }
 
 // A policy sets the interval, is reported at once, and is still obeyed by the next process before that has heard anything.
@@ -59,7 +59,7 @@ func TestPolicyIsObeyed(t *testing.T) {
 // Just after an enrolment the gateway may not know the policy yet: the agent does not wait for an interval that it was never given.
 func TestPolicyComesLate(t *testing.T) {
 	w := newWorld(t)
-	w.gateway.Orders = func(string) []*agentv1.Envelope { return nil }
+	w.gateway.SetOrders(func(string) []*agentv1.Envelope { return nil })
 	w.live(4 * time.Second)
 	w.expect("Online")
 	if n := len(w.gateway.Beats()); n < 2 || n > 4 {
@@ -71,7 +71,7 @@ func TestPolicyComesLate(t *testing.T) {
 		t.Errorf("policy %+v", s.Policy)
 	}
 	w = newWorld(t)
-	w.gateway.Orders = func(string) []*agentv1.Envelope { return nil }
+	w.gateway.SetOrders(func(string) []*agentv1.Envelope { return nil })
 	w.live(time.Hour)
 	if n := len(w.gateway.Beats()); n < 15 || n > 25 {
 		t.Errorf("%d heartbeats in an hour without any assignment", n)
@@ -81,7 +81,7 @@ func TestPolicyComesLate(t *testing.T) {
 // A gateway that keeps saying more is answered at once, ten times and not for ever.
 func TestMoreIsBounded(t *testing.T) {
 	w := newWorld(t)
-	w.gateway.Reply = func(r *agentv1.HeartbeatReply) { r.More = true }
+	w.gateway.SetReply(func(r *agentv1.HeartbeatReply) { r.More = true })
 	w.live(time.Minute)
 	if n := len(w.gateway.Beats()); n != maxStreak+1 {
 		t.Errorf("%d heartbeats in a minute, want %d", n, maxStreak+1)
@@ -95,9 +95,9 @@ func TestForgedOrdersAreRefused(t *testing.T) {
 	forger := *fleettest.New(t, w.machine.now)
 	forger.ID = w.fleet.ID
 	asked := len(w.gateway.Requests(wire.PathTrust))
-	w.gateway.Orders = func(id string) []*agentv1.Envelope {
+	w.gateway.SetOrders(func(id string) []*agentv1.Envelope {
 		return []*agentv1.Envelope{forger.Assignment(id, policyID, noon), forger.Policy(policyID, 9, time.Second)}
-	}
+	})
 	w.live(5 * time.Minute)
 	w.expect("Online")
 	s := w.Status()
@@ -202,14 +202,14 @@ func TestTimeFloorIsKept(t *testing.T) {
 	}
 	w.machine.skew = -1000 * day
 	w.crash()
-	w.gateway.Reply = func(r *agentv1.HeartbeatReply) { r.Beacon, r.ServerTime = old, timestamppb.New(noon) }
+	w.gateway.SetReply(func(r *agentv1.HeartbeatReply) { r.Beacon, r.ServerTime = old, timestamppb.New(noon) })
 	w.online2()
 	if now := w.now(); now.Before(floor) {
 		t.Errorf("now is %s, behind the floor %s", now, floor)
 	}
 
 	// The one way back: a bundle that says so.
-	w.gateway.Reply = nil
+	w.gateway.SetReply(nil)
 	w.machine.mu.Lock()
 	w.machine.truth = noon.Add(time.Hour)
 	w.machine.mu.Unlock()

@@ -10,12 +10,12 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -26,6 +26,7 @@ import (
 	"github.com/hexops/gotextdiff/myers"
 	"github.com/hexops/gotextdiff/span"
 
+	"github.com/rollcall-dev/rollcall/hack/controlplane"
 	"github.com/rollcall-dev/rollcall/test/harness"
 )
 
@@ -42,9 +43,13 @@ func TestREADME(t *testing.T) {
 		t.Setenv(v, "")
 		_ = os.Unsetenv(v)
 	}
+	port, err := controlplane.FreePort()
+	if err != nil {
+		t.Fatal(err)
+	}
 	term := &terminal{env: append(os.Environ(),
 		"DEMO_FLAGS=--dir="+dir+" --bin="+harness.Bin(t),
-		"GATEWAY_PORT="+freePort(t),
+		"GATEWAY_PORT="+strconv.Itoa(port),
 	)}
 	run := term.start(t, "make", "run")
 	run.waitFor(t, "Ctrl-C stops all of it.", 3*time.Minute)
@@ -145,17 +150,6 @@ func readmeSession(commands []string) string {
 		session = append(session, c, settles[c])
 	}
 	return strings.Join(session, "\n")
-}
-
-func freePort(t testing.TB) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	_, port, _ := net.SplitHostPort(l.Addr().String())
-	return port
 }
 
 // readmeCommands are the lines that begin with "$ " in the README's console blocks.

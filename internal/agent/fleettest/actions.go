@@ -107,8 +107,8 @@ func (g *Gateway) update(m *agentv1.ActionUpdate, connection *tls.ConnectionStat
 		}
 	}
 	g.updates = append(g.updates, u)
-	if g.Answer != nil {
-		return g.Answer(u)
+	if g.ack != nil {
+		return g.ack(u)
 	}
 	return &agentv1.Ack{}
 }

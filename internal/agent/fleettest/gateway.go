@@ -63,11 +63,6 @@ type Gateway struct {
 	URL   *url.URL
 	// Lifetime of certificates.
 	Lifetime time.Duration
-	// Orders go with every heartbeat's answer; nil: the assignment of no policy. Reply may change the answer.
-	Orders func(identityID string) []*agentv1.Envelope
-	Reply  func(*agentv1.HeartbeatReply)
-	// Answer is the answer to an update of an action; nil: an ack. It may return nil: none comes, on a websocket.
-	Answer func(Update) *agentv1.Ack
 
 	// Websocket: there are websockets. Else the route is none. Mute: it takes messages on them and answers nothing; MutePings: no pings.
 	// Disordered: what came on a websocket that was given up may be read after what came on the next.
@@ -78,6 +73,9 @@ type Gateway struct {
 	ranges    []string
 
 	mu       sync.Mutex
+	orders   func(identityID string) []*agentv1.Envelope
+	reply    func(*agentv1.HeartbeatReply)
+	ack      func(Update) *agentv1.Ack
 	next     map[string][]Answer
 	requests map[string][][]byte
 	beats    []*agentv1.Heartbeat
@@ -189,6 +187,27 @@ func (g *Gateway) LastBeat() *agentv1.Heartbeat {
 		g.t.Fatal("no heartbeat came")
 	}
 	return beats[len(beats)-1]
+}
+
+// SetOrders sets what goes with every heartbeat's answer; nil: the assignment of no policy.
+func (g *Gateway) SetOrders(orders func(identityID string) []*agentv1.Envelope) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.orders = orders
+}
+
+// SetReply has every heartbeat's answer changed; nil: as it is.
+func (g *Gateway) SetReply(change func(*agentv1.HeartbeatReply)) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.reply = change
+}
+
+// SetAck sets the answer to an update of an action; nil: an ack. It may return nil: none comes, on a websocket.
+func (g *Gateway) SetAck(answer func(Update) *agentv1.Ack) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.ack = answer
 }
 
 // Enrolled is how many identities there are.
@@ -369,13 +388,13 @@ func (g *Gateway) answer(m *agentv1.Heartbeat, connection *tls.ConnectionState, 
 		return nil, &wire.Problem{Name: wire.CertificateSuperseded}
 	}
 	reply := &agentv1.HeartbeatReply{ServerTime: timestamppb.New(now), Beacon: g.Fleet.Beacon(), Gateway: "gw-test1-00000"}
-	if g.Orders != nil {
-		reply.Orders = lacking(m, g.Orders(id))
+	if g.orders != nil {
+		reply.Orders = lacking(m, g.orders(id))
 	} else {
 		reply.Orders = []*agentv1.Envelope{g.Fleet.Assignment(id, "", g.started)}
 	}
-	if g.Reply != nil {
-		g.Reply(reply)
+	if g.reply != nil {
+		g.reply(reply)
 	}
 	return reply, nil
 }
