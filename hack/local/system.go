@@ -63,7 +63,7 @@ func (s System) StartManager(ctx context.Context) (*Process, error) {
 	p, err := Start("manager", s.log("manager"), filepath.Join(s.Bin, cmp.Or(s.ManagerProgram, "rollcall-manager")), append([]string{
 		"--kubeconfig=" + kubeconfig, "--namespace=" + Namespace,
 		"--gateway-url=https://" + s.GatewayAddress, "--gateway-names=localhost,127.0.0.1," + host,
-		"--gateway-token-file=" + s.gatewayToken(), "--artifact-store=" + s.artifacts(),
+		"--gateway-token-file=" + s.gatewayToken(), "--artifact-store=" + s.Artifacts(),
 		"--health-listen=" + health, "--metrics-listen=" + metrics,
 	}, s.ManagerArgs...)...)
 	if err != nil {
@@ -121,15 +121,15 @@ func (s System) LaunchGateway(name, address string) (*Process, func(context.Cont
 	p, err := Start(name, s.log(name), filepath.Join(s.Bin, "rollcall-gateway"), append([]string{
 		"--kubeconfig=" + kubeconfig, "--token-file=" + s.gatewayToken(), "--namespace=" + Namespace,
 		"--listen=" + address, "--names=localhost,127.0.0.1", "--health-listen=" + health,
-		"--artifact-store=" + s.artifacts(),
+		"--artifact-store=" + s.Artifacts(),
 	}, s.GatewayArgs...)...)
 	return p, func(ctx context.Context) error { return Healthy(ctx, "http://"+health+"/readyz") }, err
 }
 
 func (s System) gatewayToken() string { return filepath.Join(s.Dir, "gateway.token") }
 
-// artifacts is where the manager keeps them and gateways find them; Dir is absolute.
-func (s System) artifacts() string { return "file://" + filepath.Join(s.Dir, "artifacts") }
+// Artifacts is where the manager keeps them and gateways find them; Dir is absolute.
+func (s System) Artifacts() string { return "file://" + filepath.Join(s.Dir, "artifacts") }
 
 func (s System) log(name string) string { return filepath.Join(s.LogDir, name+".log") }
 

@@ -113,7 +113,7 @@ func (b *bench) enrol(ctx context.Context) *enrolment {
 	go func() {
 		defer close(e.done)
 		began := time.Now()
-		if e.world, e.err = b.system(ctx, "fleet", "--csr-retention=1s"); e.err == nil {
+		if e.world, e.err = b.system(ctx, "fleet", "--csr-retention=1s", "--source-ca-file="+b.pki.CA); e.err == nil {
 			e.err = e.world.enrol(ctx, b.agents)
 		}
 		if e.err == nil {

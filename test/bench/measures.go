@@ -35,6 +35,7 @@ var measures = []measure{
 	{"agent", "the agent's memory and size", little, (*bench).agent},
 	{"fleet", "kill -9 of the gateway under a fleet of sessions", agents, (*bench).fleet},
 	{"selector", "one action on many endpoints", agents, (*bench).selector},
+	{"downloads", "good agents' heartbeats while 200 others download content", agents, (*bench).downloads},
 	{"memory", "memory per connected agent", agents, (*bench).memory},
 	{"heartbeats", "heartbeats per second of the server's CPU", agents, (*bench).heartbeats},
 	{"reconnect", "the server's CPU for an agent that comes back", agents, (*bench).reconnect},

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/tls"
@@ -9,6 +10,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"google.golang.org/protobuf/encoding/protojson"
@@ -39,6 +42,7 @@ func loadAgents(states string, from, count int) ([]*agent, error) {
 	if len(dirs) < from+count {
 		return nil, fmt.Errorf("%s has %d agents that have enrolled, not %d", states, len(dirs), from+count)
 	}
+	slices.SortFunc(dirs, func(a, b string) int { return cmp.Or(len(a)-len(b), strings.Compare(a, b)) }) // as fleetsim counts them
 	agents := make([]*agent, 0, count)
 	for _, dir := range dirs[from : from+count] {
 		pair, err := tls.LoadX509KeyPair(filepath.Join(dir, "agent.crt"), filepath.Join(dir, "agent.key"))

@@ -60,6 +60,9 @@ func (s *Subject) Account(context.Context) (a Account, err error) {
 	return a, nil
 }
 
+// humble has a command get the CPU time that nobody else wants (SCHED_IDLE): in the field, what it stands for has machines of its own.
+func humble(command []string) []string { return append([]string{"chrt", "--idle", "0"}, command...) }
+
 // Crowd is the process of clients.
 type Crowd struct {
 	cmd     *exec.Cmd
@@ -68,17 +71,17 @@ type Crowd struct {
 	answers *json.Decoder
 }
 
-// NewCrowd starts one with agents that fleetsim has enrolled in states, leaving out the first from, with an own address. Where it is humble, it
-// only gets the CPU time that nobody else wants (SCHED_IDLE).
-func NewCrowd(bin, logs, states, ca string, from, count int, source string, humble bool) (*Crowd, error) {
+// NewCrowd starts one with agents that fleetsim has enrolled in states, leaving out the first from, with an own address. Where it is last, it
+// only gets the CPU time that nobody else wants.
+func NewCrowd(bin, logs, states, ca string, from, count int, source string, last bool) (*Crowd, error) {
 	log, err := os.OpenFile(filepath.Join(logs, "crowd.log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		return nil, err
 	}
 	defer log.Close()
 	command := []string{filepath.Join(bin, "crowd"), "--states=" + states, "--from=" + strconv.Itoa(from), "--count=" + strconv.Itoa(count), "--ca=" + ca, "--source=" + source}
-	if humble {
-		command = append([]string{"chrt", "--idle", "0"}, command...)
+	if last {
+		command = humble(command)
 	}
 	cmd := exec.Command(command[0], command[1:]...)
 	cmd.Stderr = log

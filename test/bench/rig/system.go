@@ -127,10 +127,21 @@ func (s *System) Token(ctx context.Context) (string, error) {
 
 // Fleetsim runs count agents with their state in dir, until it is stopped.
 func (s *System) Fleetsim(token, dir string, count int, args ...string) (*local.Process, error) {
-	return local.Start("fleetsim", s.Log("fleetsim"), filepath.Join(s.local.Bin, "fleetsim"), append([]string{
-		"--server=https://" + s.local.GatewayAddress, "--token-file=" + token, "--count=" + strconv.Itoa(count),
+	command := s.fleetsim(token, dir, count, args)
+	return local.Start("fleetsim", s.Log("fleetsim"), command[0], command[1:]...)
+}
+
+// HumbleFleetsim is Fleetsim that only gets the CPU time that nobody else wants.
+func (s *System) HumbleFleetsim(token, dir string, count int, args ...string) (*local.Process, error) {
+	command := humble(s.fleetsim(token, dir, count, args))
+	return local.Start("fleetsim", s.Log("fleetsim"), command[0], command[1:]...)
+}
+
+func (s *System) fleetsim(token, dir string, count int, args []string) []string {
+	return append([]string{
+		filepath.Join(s.local.Bin, "fleetsim"), "--server=https://" + s.local.GatewayAddress, "--token-file=" + token, "--count=" + strconv.Itoa(count),
 		"--state-dir=" + dir, "--enrolled-file=" + filepath.Join(dir, "enrolled"),
-	}, args...)...)
+	}, args...)
 }
 
 // Enrolled waits until fleetsim has enrolled count agents. It gives up when no further one has enrolled for a minute.
@@ -196,7 +207,7 @@ func (s *System) Gateway(ctx context.Context, ready func(ok bool, text string) b
 	}
 	g.Process, err = local.StartEnv(name, s.Log(name), env, g.Binary, slices.Concat([]string{
 		"--kubeconfig=" + kubeconfig, "--token-file=" + filepath.Join(s.local.Dir, "gateway.token"), "--namespace=" + local.Namespace,
-		"--listen=" + g.Address, "--names=localhost,127.0.0.1", "--health-listen=" + health,
+		"--listen=" + g.Address, "--names=localhost,127.0.0.1", "--health-listen=" + health, "--artifact-store=" + s.local.Artifacts(),
 	}, oneMachine, args)...)
 	if err != nil {
 		return nil, err
