@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs every fuzz target of the tree for the time given, one after another. A crash leaves its input in the package's testdata/fuzz.
+# Runs every fuzz target of the tree for the time given, one after another, and all of them whatever one finds. A crash leaves its input in the package's testdata/fuzz.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 time=${1:-30s}
@@ -17,10 +17,10 @@ fuzz() {
   return 1
 }
 
-grep -rlE '^func Fuzz' --include='*_test.go' internal | sort | while read -r file; do
+failed=()
+while read -r file target; do
   package=./$(dirname "$file")
-  grep -oE '^func Fuzz[A-Za-z0-9_]+' "$file" | sed 's/^func //' | while read -r target; do
-    echo "fuzz: $package $target for $time"
-    fuzz "$package" "$target"
-  done
-done
+  echo "fuzz: $package $target for $time"
+  fuzz "$package" "$target" || failed+=("$package $target")
+done < <(grep -rHoE '^func Fuzz[A-Za-z0-9_]+' --include='*_test.go' internal test | sort | sed 's/:func / /')
+((${#failed[@]} == 0)) || { printf 'fuzz: failed: %s\n' "${failed[@]}" >&2; exit 1; }

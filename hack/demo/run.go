@@ -185,7 +185,7 @@ func (d *demo) install(ctx context.Context) (string, error) {
 }
 
 func (d *demo) openPerson(ctx context.Context) (err error) {
-	d.person, err = local.CreatePerson(ctx, d.admin, tenant, personName, d.in("system"), tokenName+"-token")
+	d.person, err = local.CreatePerson(ctx, d.admin, tenant, personName, d.in("system"), local.AnySecret)
 	return err
 }
 

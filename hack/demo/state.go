@@ -91,30 +91,32 @@ func (d *demo) clean(ctx context.Context) error {
 	return nil
 }
 
-// env prints shell assignments. They name files that exist once the demo has started.
+// env prints shell assignments, once the demo has started.
 func (d *demo) env() error {
-	if _, err := os.Stat(d.in("kubeconfig")); err != nil {
+	b, err := os.ReadFile(d.in("env"))
+	if err != nil {
 		return errors.New("nothing has run here yet: make run first, in another terminal")
 	}
-	fmt.Fprintf(d.out, "export PATH=%s:$PATH\nexport KUBECONFIG=%s\nexport ROLLCALL_STATE_DIR=%s\n",
-		shellQuote(d.in("bin")), shellQuote(d.in("kubeconfig")), shellQuote(d.in("agent")))
-	return nil
+	_, err = d.out.Write(b)
+	return err
 }
 
-// links puts kubectl and cytool into .run/bin and the person's kubeconfig beside it, for env.
+// links puts kubectl, cytool and rollcall-agent into .run/bin and the person's kubeconfig and what env prints beside it.
 func (d *demo) links() error {
 	if err := os.MkdirAll(d.in("bin"), 0o700); err != nil {
 		return err
 	}
 	for name, target := range map[string]string{
-		"bin/kubectl": d.kubectl, "bin/cytool": filepath.Join(d.bin, "cytool"), "kubeconfig": d.person.Kubeconfig,
+		"bin/kubectl": d.kubectl, "bin/cytool": filepath.Join(d.bin, "cytool"),
+		"bin/rollcall-agent": filepath.Join(d.bin, "rollcall-agent"), "kubeconfig": d.person.Kubeconfig,
 	} {
 		_ = os.Remove(d.in(name))
 		if err := os.Symlink(target, d.in(name)); err != nil {
 			return err
 		}
 	}
-	return nil
+	return os.WriteFile(d.in("env"), fmt.Appendf(nil, "export PATH=%s:$PATH\nexport KUBECONFIG=%s\nexport ROLLCALL_SERVER=https://%s\nexport ROLLCALL_STATE_DIR=%s\n",
+		shellQuote(d.in("bin")), shellQuote(d.in("kubeconfig")), d.address(), shellQuote(d.in("agent"))), 0o600)
 }
 
 func shellQuote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }

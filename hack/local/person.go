@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
@@ -16,12 +17,15 @@ import (
 )
 
 // Person is somebody with the rights of a platform team in one namespace: rollcall-view, rollcall-edit, rollcall-admin, rollcall-responder,
-// rollcall-releases, to write ConfigMaps, and to get the Secrets that are named, those of enrolment tokens. It is a service account, so that it works on any cluster.
+// rollcall-releases, to write ConfigMaps, and to get the Secrets that are named, or AnySecret: those of enrolment tokens. It is a service account, so that it works on any cluster.
 type Person struct {
 	Namespace, Name string
 	// Kubeconfig holds their credentials, and the namespace as its default.
 	Kubeconfig string
 }
+
+// AnySecret is all of them, as Kubernetes' own roles edit and admin give.
+const AnySecret = "*"
 
 // User is the name that the API server knows them by.
 func (p Person) User() string { return "system:serviceaccount:" + p.Namespace + ":" + p.Name }
@@ -44,7 +48,9 @@ func CreatePerson(ctx context.Context, admin *rest.Config, namespace, name, dir 
 	core := &rbacv1.Role{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name + "-core"}, Rules: []rbacv1.PolicyRule{
 		{APIGroups: []string{""}, Resources: []string{"configmaps"}, Verbs: []string{"get", "list", "create", "patch", "update", "delete"}},
 	}}
-	if len(secrets) > 0 {
+	if slices.Contains(secrets, AnySecret) {
+		core.Rules = append(core.Rules, rbacv1.PolicyRule{APIGroups: []string{""}, Resources: []string{"secrets"}, Verbs: []string{"get", "list"}})
+	} else if len(secrets) > 0 {
 		core.Rules = append(core.Rules, rbacv1.PolicyRule{APIGroups: []string{""}, Resources: []string{"secrets"}, Verbs: []string{"get"}, ResourceNames: secrets})
 	}
 	opts := metav1.CreateOptions{}

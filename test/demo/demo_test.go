@@ -263,6 +263,7 @@ var masks = []struct {
 	{regexp.MustCompile(`(demo) +\d+ +\d+ +\d+ +(\d+ +True)`), "$1 N N N $2"},
 	{regexp.MustCompile(`(content-\d+ +\d+ +100) +\d+ +\d+ +\d+ +(True.*?) +(all \d+ run it|\d+ of \d+ run it.*|offered with.*)`), "$1 N N N $2 ROLLOUT"},
 	{regexp.MustCompile(`(agent-0[45] .*8\.0\.0) +104[23]`), "$1 CONTENT"},              // it is about to stop, or held
+	{regexp.MustCompile(`(kiosk .*8\.0\.0)(?: +1042)?`), "$1 CONTENT"},                  // that it had, or was just getting
 	{regexp.MustCompile(`(agent-05 +Conflict) +(?:WebSocket|Heartbeat)`), "$1 CHANNEL"}, // whichever of the two came last
 	{regexp.MustCompile(`\b\d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ`), "TIME"},
 	{regexp.MustCompile(`[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}`), "UUID"},

@@ -61,23 +61,24 @@ func hasStopped(pid int) bool {
 }
 
 // parseStat reads proc(5). The name is in parentheses, and may have parentheses and spaces itself.
-func parseStat(b []byte) (s stat, err error) {
+func parseStat(b []byte) (stat, error) {
 	from, to := bytes.IndexByte(b, '('), bytes.LastIndexByte(b, ')')
 	if from < 0 || to < from {
-		return s, errors.New("/proc/<pid>/stat has no name")
+		return stat{}, errors.New("/proc/<pid>/stat has no name")
 	}
 	fields := strings.Fields(string(b[to+1:])) // from the third on
 	if len(fields) < 20 || len(fields[0]) != 1 {
-		return s, errors.New("/proc/<pid>/stat is cut short")
+		return stat{}, errors.New("/proc/<pid>/stat is cut short")
 	}
-	s.name, s.state = string(b[from+1:to]), fields[0][0]
-	if s.parent, err = strconv.Atoi(fields[1]); err != nil {
-		return s, fmt.Errorf("the parent in /proc/<pid>/stat: %w", err)
+	parent, err := strconv.Atoi(fields[1])
+	if err != nil {
+		return stat{}, fmt.Errorf("the parent in /proc/<pid>/stat: %w", err)
 	}
-	if s.start, err = strconv.ParseUint(fields[19], 10, 64); err != nil {
-		return s, fmt.Errorf("the start in /proc/<pid>/stat: %w", err)
+	start, err := strconv.ParseUint(fields[19], 10, 64)
+	if err != nil {
+		return stat{}, fmt.Errorf("the start in /proc/<pid>/stat: %w", err)
 	}
-	return s, nil
+	return stat{name: string(b[from+1 : to]), state: fields[0][0], parent: parent, start: start}, nil
 }
 
 // processes are all PIDs that can be seen.

@@ -553,8 +553,9 @@ func TestParseStat(t *testing.T) {
 
 func FuzzParseStat(f *testing.F) {
 	f.Add([]byte("12 (x) S 7 8 9 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4242 1 2 3\n"))
+	f.Add([]byte("()0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 20000000000000000000"))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if s, err := parseStat(b); err != nil && s.start != 0 {
+		if s, err := parseStat(b); err != nil && s != (stat{}) {
 			t.Errorf("%+v, %v", s, err)
 		}
 	})
