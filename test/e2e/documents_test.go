@@ -262,7 +262,7 @@ func (d *documentation) step(t testing.TB, c harness.Command) string {
 	}
 	who := d.Kubeconfig
 	switch {
-	case strings.Contains(c.Text, "config/default"), strings.Contains(c.Text, "config/crd"), strings.Contains(c.Text, "release-keys"):
+	case strings.Contains(c.Text, "config/default"), strings.Contains(c.Text, "config/crd"), strings.Contains(c.Text, "release-keys"), strings.Contains(c.Text, "-n rollcall-system"):
 		who = d.sys.api.Kubeconfig // a cluster's administrator
 	case strings.Contains(c.Output, `"helpdesk" may not`):
 		who = filepath.Join(d.dir, "helpdesk.kubeconfig")
