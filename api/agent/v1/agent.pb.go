@@ -394,7 +394,7 @@ func (Outcome) EnumDescriptor() ([]byte, []int) {
 type Envelope struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// payload_type is application/vnd.rollcall.<x>.v1+json, where x names the message inside: trust, beacon, assignment, policy, action,
-	// cancel, enrollment, renewal or result. Required, at most 128 bytes of printable ASCII. A verifier demands the type that it expects.
+	// cancel, offer, enrollment, renewal or result. Required, at most 128 bytes of printable ASCII. A verifier demands the type that it expects.
 	PayloadType string `protobuf:"bytes,1,opt,name=payload_type,json=payloadType,proto3" json:"payload_type,omitempty"`
 	// payload is the message in proto3 JSON, byte for byte as it was signed. Required; at most 5 KiB in an enrolment or a renewal, else
 	// 32 KiB.
