@@ -42,6 +42,9 @@ type agent struct {
 	assigned assignment
 	policy   policy
 	journal  journal
+	offered  envelope // the newest offer of content that was taken up
+	file     artifact // of it
+	content  releaseState
 	send     []string
 	rejected number
 	last     string
@@ -207,6 +210,9 @@ func (a *agent) beat() heartbeat {
 		PolicyID: a.policy.PolicyID, PolicyRevision: a.policy.Revision, Vitals: &vitals{Uptime: seconds(time.Since(a.started))},
 		OpenActions: a.journal.open(), CapabilitiesTag: "1", InventoryTag: "1", RejectedOrders: a.rejected, LastRejection: a.last,
 	}
+	if a.content.Sequence > 0 {
+		h.Content = &releaseState{Sequence: a.content.Sequence, Phase: a.content.Phase}
+	}
 	if !a.clock.issued.IsZero() {
 		h.ClockSkew, h.BeaconAge = seconds(time.Since(a.clock.now())), seconds(time.Since(a.clock.came))
 	}
@@ -239,7 +245,7 @@ func (a *agent) obey(ctx context.Context, reply *heartbeatReply) error {
 	if err := a.tell(ctx, reply.Beacon); err != nil {
 		return err
 	}
-	for _, x := range []string{"assignment", "policy", "cancel", "action"} {
+	for _, x := range []string{"assignment", "policy", "cancel", "action", "offer"} {
 		for i := range reply.Orders {
 			if reply.Orders[i].PayloadType != payloadType(x) {
 				continue
@@ -294,6 +300,8 @@ func (a *agent) take(x string, e *envelope) error {
 		return a.takeAction(e)
 	case "cancel":
 		return a.takeCancel(e)
+	case "offer":
+		return a.takeOffer(e)
 	case "policy":
 		var p policy
 		if err := open(e, x, &p, a.trust.orders); err != nil {

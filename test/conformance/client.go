@@ -173,7 +173,8 @@ func (a *answer) read(m any) error {
 var statuses = map[string]int{
 	"certificate-required": 401, "certificate-unknown": 401, "certificate-superseded": 401, "identity-conflict": 409, "session-replaced": 409,
 	"token-unknown": 403, "proof-invalid": 403, "csr-invalid": 400, "malformed": 400, "not-found": 404, "method-not-allowed": 405,
-	"agent-version-unsupported": 403, "subprotocol-unsupported": 400, "length-required": 411, "protocol-version-unsupported": 410, "payload-too-large": 413, "media-type-unsupported": 415,
+	"agent-version-unsupported": 403, "subprotocol-unsupported": 400, "artifact-not-offered": 404, "range-not-satisfiable": 416, "throttled": 429,
+	"length-required": 411, "protocol-version-unsupported": 410, "payload-too-large": 413, "media-type-unsupported": 415,
 }
 
 // refused tells whether the answer is the problem document of that name, whole.

@@ -95,6 +95,7 @@ func (s *suite) run(ctx context.Context) error {
 		{"Enrolment", s.tryEnrolment},
 		{"Heartbeats", s.tryHeartbeats},
 		{"Heartbeats that are refused", s.tryBadHeartbeats},
+		{"Artifacts", s.tryArtifacts},
 		{"Session", s.trySession},
 		{"Sessions, one after the other", s.trySessions},
 		{"Sessions that are refused", s.tryBadUpgrades},

@@ -64,6 +64,25 @@ type policy struct {
 	DisabledActions []string `json:"disabledActions"`
 }
 
+type offer struct {
+	FleetID   string     `json:"fleetId"`
+	Namespace string     `json:"namespace"`
+	Kind      string     `json:"kind"`
+	Sequence  number     `json:"sequence"`
+	Artifacts []artifact `json:"artifacts"`
+}
+
+type artifact struct {
+	SHA256    string `json:"sha256"`
+	Size      number `json:"size"`
+	MediaType string `json:"mediaType"`
+}
+
+type releaseState struct {
+	Sequence number `json:"sequence,omitempty"`
+	Phase    string `json:"phase,omitempty"`
+}
+
 type action struct {
 	FleetID        string   `json:"fleetId"`
 	IdentityID     string   `json:"identityId"`
@@ -185,6 +204,7 @@ type heartbeat struct {
 	AssignmentIssuedAt string        `json:"assignmentIssuedAt,omitempty"`
 	PolicyID           string        `json:"policyId,omitempty"`
 	PolicyRevision     number        `json:"policyRevision,omitempty"`
+	Content            *releaseState `json:"content,omitempty"`
 	Vitals             *vitals       `json:"vitals,omitempty"`
 	OpenActions        []actionState `json:"openActions,omitempty"`
 	CapabilitiesTag    string        `json:"capabilitiesTag,omitempty"`

@@ -169,6 +169,7 @@ func (s *suite) tryRequests(ctx context.Context) error {
 		{"trust with another method", post(func(q *call) { q.path = "/agent/v1/trust" }), "method-not-allowed"},
 		{"a heartbeat without a certificate", post(func(q *call) { q.path = "/agent/v1/heartbeat" }), "certificate-required"},
 		{"an update of an action without a certificate", post(func(q *call) { q.path = pathActions }), "certificate-required"},
+		{"an artifact without a certificate", artifactCall("sha256:" + strings.Repeat("0", 64)), "certificate-required"},
 		{"a session without a certificate", upgrade(nil), "certificate-required"},
 		{"a session of an old agent, whoever it is", upgrade(func(h http.Header) { h.Set("Rollcall-Agent-Version", "6.0.4") }), "agent-version-unsupported"},
 	} {

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bufio"
+	"bytes"
 	"fmt"
 	"os"
 	"os/exec"
@@ -9,14 +10,20 @@ import (
 	"strings"
 	"testing"
 
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
 	"github.com/rollcall-dev/rollcall/api/v1alpha1"
+	"github.com/rollcall-dev/rollcall/hack/local"
 	"github.com/rollcall-dev/rollcall/test/harness"
 )
 
 // conformanceCommand is how docs/protocol.md says to run the agent that was written from it alone, in a module that cannot import this one.
 const conformanceCommand = "go -C test/conformance run . -server https://host:8443 -token-file FILE"
 
-// conformance runs it.
+// slowDownloads are so slow that a download is not over before the next one is asked for.
+const slowDownloads = "--download-rate=131072"
+
+// conformance runs it, with content to download.
 func conformance(t *testing.T, s *system) {
 	n := s.tenant(t, "conformance")
 	dir := t.TempDir()
@@ -25,6 +32,7 @@ func conformance(t *testing.T, s *system) {
 		t.Fatal(err)
 	}
 	n.Apply(t, `{apiVersion: rollcall.dev/v1alpha1, kind: EndpointPolicy, metadata: {name: fast}, spec: {heartbeat: {intervalSeconds: 1}}}`)
+	n.publishSlow(t, believed(t, s))
 	command := strings.NewReplacer("https://host:8443", "https://"+s.GatewayAddress, "FILE", file).Replace(conformanceCommand)
 	cmd := bash(t, command+" -actions")
 	out, err := cmd.StdoutPipe()
@@ -38,6 +46,9 @@ func conformance(t *testing.T, s *system) {
 	var wanted []string
 	for lines := bufio.NewScanner(out); lines.Scan(); {
 		t.Log(lines.Text())
+		if strings.Contains(lines.Text(), "not tried") {
+			t.Error("something was not tried")
+		}
 		if what, ok := strings.CutPrefix(lines.Text(), "  wants "); ok {
 			wanted = append(wanted, n.fulfil(t, what, len(wanted)))
 		}
@@ -54,6 +65,18 @@ func conformance(t *testing.T, s *system) {
 			}
 		}
 	}
+}
+
+// publishSlow publishes content that takes some seconds at slowDownloads.
+func (n *tenant) publishSlow(t testing.TB, p local.Publisher) {
+	t.Helper()
+	cm, release := p.Release(n.ns, "1042", append(local.Document("1042"), bytes.Repeat([]byte("\n"), 256<<10)...))
+	for _, o := range []client.Object{cm, release} {
+		if err := n.Client.Create(t.Context(), o); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n.Kubectl(t, "wait", "ctr/"+release.Name, "--for=condition=Ready", "--timeout=20s")
 }
 
 // fulfil does what the agent wants: "<type> for identity <id>", or "cancel <uid> for identity <id>". It returns the name of the action.

@@ -25,7 +25,7 @@ import (
 // TestEnrollment is what attackers and unlucky machines do with tokens. One system serves all of it.
 func TestEnrollment(t *testing.T) {
 	t.Parallel()
-	s := startSystem(t, []string{"--token-hour=3s"}, nil)
+	s := startSystem(t, []string{"--token-hour=3s"}, []string{slowDownloads})
 
 	t.Run("refusals", func(t *testing.T) { refusals(t, s) })
 	t.Run("flood writes nothing", func(t *testing.T) { flood(t, s) })

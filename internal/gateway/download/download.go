@@ -8,7 +8,6 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -100,24 +99,16 @@ func (s *Service) send(w http.ResponseWriter, r *http.Request, file io.ReadSeeke
 	if err != nil {
 		return &wire.Problem{Name: wire.StoreUnavailable, Detail: "The artifact store does not answer.", RetryAfter: minRetry}
 	}
-	if from, ok := start(r.Header.Get("Range")); ok && from >= size {
-		w.Header().Set("Content-Range", fmt.Sprintf("bytes */%d", size))
-		return &wire.Problem{Name: wire.RangeNotSatisfiable, Detail: fmt.Sprintf("The artifact has %d bytes.", size)}
-	}
 	h := w.Header()
 	h.Set("ETag", wire.ArtifactTag(digest))
 	h.Set("Content-Type", "application/octet-stream")
 	h.Set("Cache-Control", "private, immutable")
-	http.ServeContent(&paced{ResponseWriter: w, ctx: r.Context(), service: s}, r, "", time.Time{}, file)
+	to := &paced{ResponseWriter: w, ctx: r.Context(), service: s}
+	http.ServeContent(to, r, "", time.Time{}, file)
+	if to.refused {
+		return &wire.Problem{Name: wire.RangeNotSatisfiable, Detail: fmt.Sprintf("The artifact has %d bytes.", size)}
+	}
 	return nil
-}
-
-// start is where a range begins that has no end, or one: what an agent asks for to go on.
-func start(header string) (int64, bool) {
-	spec, ok := strings.CutPrefix(header, "bytes=")
-	from, _, dash := strings.Cut(spec, "-")
-	n, err := strconv.ParseInt(from, 10, 64)
-	return n, ok && dash && err == nil && !strings.Contains(spec, ",")
 }
 
 func (s *Service) enter(identityID string) bool {
@@ -145,10 +136,21 @@ type paced struct {
 	http.ResponseWriter
 	ctx     context.Context //nolint:containedctx // of the one request that it answers
 	service *Service
+	refused bool // the range; the answer is to be a problem, and not what net/http says
+}
+
+// WriteHeader implements http.ResponseWriter.
+func (p *paced) WriteHeader(status int) {
+	if p.refused = status == http.StatusRequestedRangeNotSatisfiable; !p.refused {
+		p.ResponseWriter.WriteHeader(status)
+	}
 }
 
 // Write implements io.Writer.
 func (p *paced) Write(b []byte) (written int, err error) {
+	if p.refused {
+		return len(b), nil
+	}
 	for len(b) > 0 {
 		part := b[:min(len(b), chunk)]
 		if err := p.service.pace.WaitN(p.ctx, len(part)); err != nil {
