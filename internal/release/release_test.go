@@ -7,7 +7,10 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
@@ -45,6 +48,8 @@ func only(device string) func(*v1alpha1.ContentRelease) {
 	}
 }
 
+func deleted(r *v1alpha1.ContentRelease) { r.DeletionTimestamp = ptrTo(metav1.NewTime(noon)) }
+
 func unsigned(r *v1alpha1.ContentRelease) { r.Status.Offer = nil }
 
 func offered(all ...v1alpha1.ContentRelease) (out []*Release) {
@@ -76,9 +81,10 @@ func TestWhichReleaseAnEndpointShouldHave(t *testing.T) {
 		"not one that is paused":          {laptop, []v1alpha1.ContentRelease{a("9", 1), a("10", 2, in("Paused"))}, "content-9"},
 		"not one that is withdrawn":       {laptop, []v1alpha1.ContentRelease{a("9", 1), a("10", 2, in("Withdrawn"))}, "content-9"},
 		"not one that is not verified":    {laptop, []v1alpha1.ContentRelease{a("9", 1), a("10", 2, unsigned)}, "content-9"},
+		"not one that is deleted":         {laptop, []v1alpha1.ContentRelease{a("9", 1), a("10", 2, deleted)}, "content-9"},
 		"the pinned one":                  {pinned("9.0"), []v1alpha1.ContentRelease{a("9", 1), a("10", 2)}, "content-9"},
 		"none where the pinned is not":    {pinned("8"), []v1alpha1.ContentRelease{a("9", 1), a("10", 2)}, ""},
-		"none where the pin is no pin":    {pinned("latest"), []v1alpha1.ContentRelease{a("9", 1)}, ""},
+		"none where the pin is no pin":    {pinned("latest"), []v1alpha1.ContentRelease{a("0", 1)}, ""},
 		"none where nothing selects it":   {Endpoint{IdentityID: identityID}, []v1alpha1.ContentRelease{a("9", 1, only("laptop"))}, ""},
 		"not a pinned one that is paused": {pinned("9"), []v1alpha1.ContentRelease{a("9", 1, in("Paused")), a("10", 2)}, ""},
 	} {
@@ -88,6 +94,10 @@ func TestWhichReleaseAnEndpointShouldHave(t *testing.T) {
 				t.Errorf("it should have %+v, want %q", got, tc.want)
 			}
 		})
+	}
+	nobodys, _ := Of(ptrTo(a("9", 1)), 0, nil)
+	if got, ok := For(laptop, []*Release{&nobodys}, itself); ok {
+		t.Errorf("outside of its share it should have %+v", got)
 	}
 }
 
@@ -108,7 +118,8 @@ func TestWhenAnOfferIsMade(t *testing.T) {
 		"it runs one that was withdrawn":          {false, "1043", 40, true},
 		"its policy pins this one":                {true, "1044", 60, true},
 		"its policy pins this one, and it has it": {true, "1042", 60, false},
-		"it runs what is no version":              {false, "old", 0, true},
+		"its policy pins this one, and it has none, and has judged a later offer": {true, "", 60, true},
+		"it runs what is no version": {false, "old", 0, true},
 	} {
 		if got := r.Offers(tc.pinned, tc.runs, tc.sequence); got != tc.want {
 			t.Errorf("%s: %v", name, got)
@@ -117,6 +128,29 @@ func TestWhenAnOfferIsMade(t *testing.T) {
 }
 
 func ptrTo[T any](v T) *T { return &v }
+
+func TestWhatIsOffered(t *testing.T) {
+	r := a("1042", 0)
+	r.Spec.Source.Signature = "signed"
+	want := &agentv1.Offer{
+		FleetId: "f", Namespace: "fleet", ReleaseUid: "uid-1042", Kind: agentv1.ReleaseKind_RELEASE_KIND_CONTENT, Version: "1042", Share: content.Everybody, ReleasedAt: timestamppb.New(noon),
+		Artifacts: []*agentv1.Artifact{{Sha256: "00", Size: 1, MediaType: "m", Signature: "signed"}},
+	}
+	if got := Content("f", &r, "m", []v1alpha1.ContentRelease{r}); !proto.Equal(got, want) {
+		t.Errorf("offered is %v, want %v", got, want)
+	}
+	again := a("1043.0", 2, in("Withdrawn"), func(r *v1alpha1.ContentRelease) { r.Name = "content-1043-again" })
+	if got := Content("f", &r, "m", []v1alpha1.ContentRelease{r, a("1043", 1), again}).GetWithdrawn(); got != nil {
+		t.Errorf("withdrawn are %v, and somebody else's release has that version", got)
+	}
+	many := []v1alpha1.ContentRelease{r}
+	for v := range maxWithdrawn + 4 {
+		many = append(many, a(fmt.Sprint(2000+v), 1, in("Withdrawn")))
+	}
+	if got := Content("f", &r, "m", many).GetWithdrawn(); len(got) != 16 || got[0] != "2019" { // what agents take, see internal/wire
+		t.Errorf("withdrawn are %v", got)
+	}
+}
 
 func TestSign(t *testing.T) {
 	key, other := ed25519.NewKeyFromSeed([]byte(strings.Repeat("a", 32))), ed25519.NewKeyFromSeed([]byte(strings.Repeat("b", 32)))
@@ -168,6 +202,9 @@ func TestSequencesRiseWithVersions(t *testing.T) {
 func TestTheOlderHasTheVersion(t *testing.T) {
 	first, second := a("2", 1), a("2.0", 2, func(r *v1alpha1.ContentRelease) { r.CreationTimestamp = metav1.NewTime(noon.Add(time.Second)) })
 	all := []v1alpha1.ContentRelease{second, a("3", 1), first}
+	if twin := a("3", 1, func(r *v1alpha1.ContentRelease) { r.Name, r.UID = "content-2-again", "uid-twin" }); TakenBy(&all[1], append(all, twin)) == nil {
+		t.Error("of two that were made in one second both count")
+	}
 	if TakenBy(&first, all) != nil {
 		t.Error("the first does not count")
 	}
@@ -207,6 +244,11 @@ func TestCount(t *testing.T) {
 			r, append(all(2, "1043.0"), here("v", "1042", "", "is offline"), here("w", "1042", "", "is offline"), here("x", "1042", "", "is offline"), here("y", "1042", "", "is offline"), here("z", "", "", "")), 2, 0,
 			"2 of 7 run it; v is offline, w is offline, x is offline, 1 others cannot take it yet, 1 will with the next heartbeat",
 		},
+		{
+			r, append(all(2, "1043"), here("v", "1042", "", "is offline"), here("w", "1042", "", "is offline"), here("x", "1042", "", "is offline")), 2, 0,
+			"2 of 5 run it; v is offline, w is offline, x is offline",
+		},
+		{r, []Counted{here("c", "1042", "DigestDiffers: it differs", ""), here("z", "", "", "")}, 0, 1, "0 of 2 run it; c failed, 1 will with the next heartbeat"},
 		{a("1043", 1, in("Paused")), append(all(3, "1043"), here("z", "", "", "")), 3, 0, "paused: 3 of 4 run it, it is offered to nobody new"},
 		{a("1043", 1, in("Withdrawn"), unsigned), all(3, "1043"), 3, 0, "withdrawn: 3 still run it"},
 		{a("1043", 1, in("Withdrawn"), unsigned), all(3, "1042"), 0, 0, "withdrawn: nobody runs it"},
@@ -222,5 +264,28 @@ func TestCount(t *testing.T) {
 	}
 	if f := Count(&r, []Counted{here("c", "", "DigestDiffers: it differs", "")}).Failures[0]; f.EndpointName != "c" || f.Reason != "DigestDiffers" || f.Message != "it differs" {
 		t.Errorf("a failure is told as %+v", f)
+	}
+}
+
+// The API server refuses a status that is longer, and then none is ever written.
+func TestCountKeepsToTheBounds(t *testing.T) {
+	r := a("1043", 1)
+	var all []Counted
+	for i := range 12 {
+		name := fmt.Sprintf("%c%s", 'l'-i, strings.Repeat("n", 200))
+		all = append(all, Counted{Name: name, Failure: strings.Repeat("R", 200) + ": " + strings.Repeat("ä", 200), Has: string(r.UID)})
+	}
+	all[11].Failure = "it has no reason"
+	got := Count(&r, all)
+	if len(got.Failures) != 10 || got.Failures[0].EndpointName[0] != 'a' || got.Failures[0].Reason != "Failed" || got.Failures[0].Message != "it has no reason" {
+		t.Errorf("failures are %+v", got.Failures)
+	}
+	for _, text := range []string{got.Message, got.Failures[1].Message} {
+		if len(text) > 256 || !utf8.ValidString(text) || !strings.HasSuffix(text, "…") {
+			t.Errorf("%d bytes: %q", len(text), text)
+		}
+	}
+	if len(got.Failures[1].Reason) > 128 {
+		t.Errorf("%d bytes: %q", len(got.Failures[1].Reason), got.Failures[1].Reason)
 	}
 }
