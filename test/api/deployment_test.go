@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"maps"
 	"net/http"
@@ -243,7 +244,7 @@ func theAddress(t *testing.T, api *harness.API) {
 // protects deletes Endpoints, of which some have enrolled, and at last their namespace.
 func protects(t *testing.T, api *harness.API) {
 	ns := api.Namespace(t)
-	enrolled := map[string]string{"enrolled": "", "active": "Active", "suspended": "Suspended", "decommissioned": "Decommissioned", "blocked": "Blocked"}
+	enrolled := map[string]string{"agent-04": "", "active": "Active", "suspended": "Suspended", "decommissioned": "Decommissioned", "blocked": "Blocked"}
 	for name, lifecycle := range maps.All(enrolled) {
 		spec := ""
 		if lifecycle != "" {
@@ -259,7 +260,7 @@ func protects(t *testing.T, api *harness.API) {
 	if _, err := api.TryKubectl(t, "apiVersion: rollcall.dev/v1alpha1\nkind: Endpoint\nmetadata: {name: declared, namespace: "+ns+"}\n", "create", "-f", "-"); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"enrolled", "active", "suspended"} {
+	for _, name := range []string{"agent-04", "active", "suspended"} {
 		want := name + " has enrolled and would be locked out: set spec.lifecycle to Decommissioned or Blocked first"
 		harness.Eventually(t, time.Minute, func() error { // until the API server knows the policy
 			if _, err := api.TryKubectl(t, "", "delete", "fep", name, "-n", ns, "--dry-run=server"); err == nil || !strings.Contains(err.Error(), want) {
@@ -268,6 +269,9 @@ func protects(t *testing.T, api *harness.API) {
 			return nil
 		})
 	}
+	_, err := api.TryKubectl(t, "", "delete", "fep", "agent-04", "-n", ns)
+	_, printed, _ := strings.Cut(fmt.Sprint(err), "exit status 1: ")
+	golden(t, "protect-enrolled.txt", "$ kubectl delete fep agent-04\n"+printed+"\n")
 	for _, name := range []string{"declared", "decommissioned", "blocked"} {
 		api.Kubectl(t, "delete", "fep", name, "-n", ns)
 	}
