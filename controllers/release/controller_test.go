@@ -272,6 +272,7 @@ func TestRefuses(t *testing.T) {
 		if r := w.see("content-2", is(metav1.ConditionFalse, "SignatureInvalid")); r.Status.Offer != nil {
 			t.Error("what nobody believes any more is still offered")
 		}
+		w.hasEvents("content-2", "Warning SignatureInvalid, Normal Offered, Warning SignatureInvalid, ")
 	})
 	t.Run("the same version twice", func(t *testing.T) {
 		_, second := w.publisher.Release(w.ns, "1", local.Document("1"))
@@ -314,6 +315,22 @@ func TestStoreIsMended(t *testing.T) {
 	})
 	if now := w.see(r.Name, is(metav1.ConditionTrue, "Offered")); now.Status.Sequence != r.Status.Sequence {
 		t.Error("it was signed again")
+	}
+
+	// While its source is away it stays offered: agents have, or find elsewhere, what was verified once.
+	cm := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: w.ns, Name: r.Name}}
+	if err := errors.Join(w.person.Delete(t.Context(), cm), os.Remove(file)); err != nil {
+		t.Fatal(err)
+	}
+	away := w.see(r.Name, func(r *v1alpha1.ContentRelease) error {
+		c := meta.FindStatusCondition(r.Status.Conditions, v1alpha1.ConditionReady)
+		if c == nil || c.Message != "verified, signed and offered; checking it again: ConfigMap content-1042 does not exist" {
+			return fmt.Errorf("Ready is %+v", c)
+		}
+		return is(metav1.ConditionTrue, "Offered")(r)
+	})
+	if away.Status.Offer == nil || away.Status.Sequence != r.Status.Sequence {
+		t.Errorf("it is offered no more: %+v", away.Status)
 	}
 }
 
