@@ -2,12 +2,15 @@ package release
 
 import (
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"testing"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/rollcall-dev/rollcall/api/v1alpha1"
 	"github.com/rollcall-dev/rollcall/hack/local"
+	"github.com/rollcall-dev/rollcall/internal/content"
 	"github.com/rollcall-dev/rollcall/test/harness"
 )
 
@@ -81,7 +84,24 @@ func TestSources(t *testing.T) {
 	cm, _ := w.publisher.Release(w.ns, "1", local.Document("1"))
 	cm.BinaryData = map[string][]byte{"binary": local.Document("1")}
 	w.create(cm)
-	s := Sources{Live: w.api.Client(t, "")}
+	asked := 0
+	server := httptest.NewTLSServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		if asked++; r.URL.Path == "/round" {
+			http.Redirect(rw, r, "/round", http.StatusFound)
+			return
+		}
+		_, _ = rw.Write(make([]byte, content.MaxBytes+1))
+	}))
+	defer server.Close()
+	s := Sources{Live: w.api.Client(t, ""), HTTP: server.Client()}
+	own, err := NewHTTPClient(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.HTTP.CheckRedirect = own.CheckRedirect
+	web := func(path string) v1alpha1.ReleaseSource {
+		return v1alpha1.ReleaseSource{HTTPS: &v1alpha1.HTTPSSource{URL: server.URL + path}}
+	}
 	from := func(name, key string) v1alpha1.ReleaseSource {
 		return v1alpha1.ReleaseSource{ConfigMap: &v1alpha1.ConfigMapSource{Name: v1alpha1.LocalName(name), Key: key}}
 	}
@@ -96,11 +116,16 @@ func TestSources(t *testing.T) {
 		{from("nothing", "content.json"), "SourceNotFound", true},
 		{from(cm.Name, "nothing"), "SourceNotFound", true},
 		{v1alpha1.ReleaseSource{}, "SourceUnknown", false},
+		{web("/round"), "FetchFailed", true},
+		{web("/large"), "TooLarge", false},
 	} {
 		_, err := s.fetch(t.Context(), w.ns, tc.from)
 		if p := problemOf(err); p.reason != tc.reason || p.passes != tc.passes {
 			t.Errorf("%s: %+v", where(tc.from), p)
 		}
+	}
+	if asked != 1+maxRedirects+1 {
+		t.Errorf("it asked %d times", asked)
 	}
 	if _, err := NewHTTPClient([]byte("no PEM")); err == nil {
 		t.Error("a CA that is none is believed")

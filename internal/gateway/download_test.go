@@ -60,22 +60,22 @@ func TestDownload(t *testing.T) {
 		path    string
 		headers []string
 		status  int
-		want    []byte
+		want    []byte // the file, or the name of the problem
 	}{
 		"whole":                        {path, nil, http.StatusOK, file},
 		"from the middle":              {path, []string{"Range", "bytes=1000000-", "If-Range", etag}, http.StatusPartialContent, file[1_000_000:]},
 		"of another file":              {path, []string{"Range", "bytes=1000000-", "If-Range", `"sha256:0"`}, http.StatusOK, file},
 		"a part":                       {path, []string{"Range", "bytes=5-9"}, http.StatusPartialContent, file[5:10]},
 		"that it has":                  {path, []string{"If-None-Match", etag}, http.StatusNotModified, nil},
-		"from behind its end":          {path, []string{"Range", "bytes=1600000-", "If-Range", etag}, http.StatusRequestedRangeNotSatisfiable, nil},
+		"from behind its end":          {path, []string{"Range", "bytes=1600000-", "If-Range", etag}, http.StatusRequestedRangeNotSatisfiable, []byte(wire.RangeNotSatisfiable)},
 		"of another file, from behind": {path, []string{"Range", "bytes=1600000-", "If-Range", `"sha256:0"`}, http.StatusOK, file},
-		"as parts behind its end":      {path, []string{"Range", "bytes=1600000-,1700000-"}, http.StatusRequestedRangeNotSatisfiable, nil},
-		"a part that is none":          {path, []string{"Range", "bytes=9-5"}, http.StatusRequestedRangeNotSatisfiable, nil},
-		"that was not offered":         {wire.PathArtifacts + "sha256:" + strings.Repeat("0", 64), nil, http.StatusNotFound, nil},
-		"by no digest":                 {wire.PathArtifacts + "sha256:../../etc/passwd", nil, http.StatusBadRequest, nil},
-		"by a digest in capitals":      {path[:len(path)-1] + "F", nil, http.StatusBadRequest, nil},
-		"without a name":               {wire.PathArtifacts, nil, http.StatusBadRequest, nil},
-		"as a collection is asked for": {strings.TrimSuffix(wire.PathArtifacts, "/"), nil, http.StatusNotFound, nil},
+		"as parts behind its end":      {path, []string{"Range", "bytes=1600000-,1700000-"}, http.StatusRequestedRangeNotSatisfiable, []byte(wire.RangeNotSatisfiable)},
+		"a part that is none":          {path, []string{"Range", "bytes=9-5"}, http.StatusRequestedRangeNotSatisfiable, []byte(wire.RangeNotSatisfiable)},
+		"that was not offered":         {wire.PathArtifacts + "sha256:" + strings.Repeat("0", 64), nil, http.StatusNotFound, []byte(wire.ArtifactNotOffered)},
+		"by no digest":                 {wire.PathArtifacts + "sha256:../../etc/passwd", nil, http.StatusBadRequest, []byte(wire.Malformed)},
+		"by a digest in capitals":      {path[:len(path)-1] + "F", nil, http.StatusBadRequest, []byte(wire.Malformed)},
+		"without a name":               {wire.PathArtifacts, nil, http.StatusBadRequest, []byte(wire.Malformed)},
+		"as a collection is asked for": {strings.TrimSuffix(wire.PathArtifacts, "/"), nil, http.StatusNotFound, []byte(wire.NotFound)},
 	} {
 		t.Run(name, func(t *testing.T) {
 			resp := w.get(c, tc.path, tc.headers...)
@@ -89,8 +89,8 @@ func TestDownload(t *testing.T) {
 			if tc.status < 300 && (resp.Header.Get("ETag") != etag || resp.ContentLength != int64(len(tc.want))) {
 				t.Errorf("headers are %v", resp.Header)
 			}
-			if tc.status >= 400 && resp.Header.Get("Content-Type") != "application/problem+json" {
-				t.Errorf("refused by %v", resp.Header)
+			if tc.status >= 400 && (resp.Header.Get("Content-Type") != "application/problem+json" || !bytes.Contains(got, fmt.Appendf(nil, `/%s",`, tc.want))) {
+				t.Errorf("refused by %s, %v", got, resp.Header)
 			}
 		})
 	}
