@@ -377,3 +377,50 @@ func TestHTTPS(t *testing.T) {
 		return nil
 	})
 }
+
+// A source that is away is not asked all the time.
+func TestPauses(t *testing.T) {
+	now := time.Now()
+	r := &reconciler{Options: Options{CountInterval: countInterval, Now: func() time.Time { return now }}}
+	passes := &problem{passes: true}
+	for _, tc := range []struct {
+		wrong *problem
+		since time.Duration
+		want  time.Duration
+	}{
+		{nil, time.Hour, countInterval},
+		{&problem{}, time.Hour, countInterval},
+		{passes, 0, 2 * time.Second},
+		{passes, time.Minute, 30 * time.Second},
+		{passes, time.Hour, 5 * time.Minute},
+	} {
+		release := &v1alpha1.ContentRelease{}
+		release.Status.Conditions = []metav1.Condition{{Type: v1alpha1.ConditionReady, LastTransitionTime: metav1.NewTime(now.Add(-tc.since))}}
+		if got := r.next(release, tc.wrong); got != tc.want {
+			t.Errorf("%s after it went wrong with %+v it is looked at again in %s, want %s", tc.since, tc.wrong, got, tc.want)
+		}
+	}
+}
+
+// Stalled says that a person must do something, and Reconciling that time will.
+func TestConditions(t *testing.T) {
+	for _, tc := range []struct {
+		wrong *problem
+		want  string
+	}{
+		{nil, "Ready=True "},
+		{&problem{reason: reasonFetching, passes: true}, "Ready=Unknown Reconciling=True "},
+		{&problem{reason: reasonFetchFailed, passes: true}, "Ready=False Reconciling=True "},
+		{&problem{reason: content.ReasonDigestDiffers, passes: true}, "Ready=False Stalled=True "},
+		{&problem{reason: reasonVersionTaken}, "Ready=False Stalled=True "},
+	} {
+		r, got := &v1alpha1.ContentRelease{}, ""
+		setConditions(r, tc.wrong)
+		for _, c := range r.Status.Conditions {
+			got += fmt.Sprintf("%s=%s ", c.Type, c.Status)
+		}
+		if got != tc.want {
+			t.Errorf("%+v is told as %q, want %q", tc.wrong, got, tc.want)
+		}
+	}
+}

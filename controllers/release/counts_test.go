@@ -71,6 +71,7 @@ func TestCounts(t *testing.T) {
 	if err := w.person.Delete(t.Context(), &v1alpha1.Endpoint{ObjectMeta: metav1.ObjectMeta{Namespace: w.ns, Name: "away"}}); err != nil {
 		t.Fatal(err)
 	}
+	w.tells("content-1042", "1 of 5 run it; cloned is held, fails failed, 1 will with the next heartbeat, 1 are to run another one")
 	w.endpoint("blocked", func(e *v1alpha1.Endpoint) { e.Spec.Lifecycle = v1alpha1.LifecycleBlocked })
 	w.tells("content-1042", "1 of 6 run it; blocked is refused, cloned is held, fails failed, 1 will with the next heartbeat, 1 are to run another one")
 	w.patch("content-1042", `{"spec":{"selector":{"matchLabels":{"group":"servers"}}}}`)
