@@ -188,9 +188,9 @@ func (s *suite) tryDownloadsAtOnce(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		resp, err := s.mine.http.Do(req) //nolint:bodyclose // below
+		resp, err := s.mine.http.Do(req) //nolint:bodyclose // when both have begun
 		if err == nil {
-			unread = append(unread, resp)
+			unread = append(unread, resp) //nolint:bodyclose // likewise
 			if resp.StatusCode != http.StatusOK {
 				err = errors.New(resp.Status)
 			}
