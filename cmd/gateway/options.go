@@ -96,7 +96,7 @@ func parse(args []string) (*options, error) {
 	f.DurationVar(&o.actionRepeat, "action-repeat", 30*time.Second, "after how long an action is sent again on the same websocket that the agent has not acknowledged")
 	f.DurationVar(&o.actionRuns, "action-running-after", 2*time.Second, "how long an action must run before that is recorded")
 	f.DurationVar(&o.actionWait, "action-wait", 2*time.Second, "how long the answer to a heartbeat over HTTPS waits until actions for it are recorded as sent; the agent asks for later ones at once")
-	f.StringVar(&o.artifactStore, "artifact-store", "file:///var/lib/rollcall/artifacts", "where the manager keeps the artifacts of releases")
+	f.StringVar(&o.artifactStore, "artifact-store", "file:///var/lib/rollcall/artifacts", "where the manager keeps the artifacts of releases: a directory (file:///...) or a bucket (s3://bucket?region=...)")
 	f.IntVar(&o.maxDownloads, "max-downloads", 64, "downloads of artifacts at once; the others are told to come again")
 	f.IntVar(&o.downloadRate, "download-rate", 100<<20, "bytes a second of all downloads together; 0: unlimited")
 	f.Float64Var(&o.writeRate, "write-rate", 100, "writes a second to the status of Endpoints; those of actions are never held back")

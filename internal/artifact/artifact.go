@@ -1,5 +1,5 @@
-// Package artifact keeps the files that agents download, by the SHA-256 of what is in them: in a directory, or in a bucket of an object store
-// (gocloud.dev/blob). What is there never changes, so it may be written twice and read by many.
+// Package artifact keeps the files that agents download, by the SHA-256 of what is in them: in a directory, or in a bucket of an object store that
+// speaks S3 (gocloud.dev/blob). What is there never changes, so it may be written twice and read by many.
 package artifact
 
 import (
@@ -11,6 +11,7 @@ import (
 
 	"gocloud.dev/blob"
 	_ "gocloud.dev/blob/fileblob" // file:// is the default
+	_ "gocloud.dev/blob/s3blob"   // s3:// is what object stores of many makers speak
 	"gocloud.dev/gcerrors"
 
 	"github.com/rollcall-dev/rollcall/internal/content"
