@@ -23,11 +23,20 @@ func (p *problem) Error() string { return p.reason + ": " + p.message }
 // stalls tells whether a person must do something. A source that holds another file is theirs to mend, and is looked at again all the same.
 func (p *problem) stalls() bool { return !p.passes || p.reason == content.ReasonDigestDiffers }
 
+const (
+	// workers of each of the two controllers: so many artifacts are fetched at once, of at most content.MaxBytes each.
+	workers = 8
+	// perNamespace is how many fetches a namespace may have under way: sources that hang hold up none but their neighbours.
+	perNamespace = 2
+)
+
 // artifacts fetches, verifies and keeps. What was found good is not looked at again for a while.
 type artifacts struct {
 	Options
-	mu   sync.Mutex // one at a time: a fleet has few, and each may take 16 MiB
-	good map[string]verified
+	verifying sync.Mutex // one at a time: a document that is parsed takes several times its size
+	mu        sync.Mutex
+	good      map[string]verified
+	fetching  map[string]int // by namespace
 }
 
 // verified is a file that the store has, and by when that was last seen. by is what vouched for it.
@@ -37,23 +46,25 @@ type verified struct {
 	by   string
 }
 
-func newArtifacts(o Options) *artifacts { return &artifacts{Options: o, good: map[string]verified{}} }
+func newArtifacts(o Options) *artifacts {
+	return &artifacts{Options: o, good: map[string]verified{}, fetching: map[string]int{}}
+}
 
-// ensure makes sure that the store has the artifact of a release, and that its digest and its signature are good. The error is a *problem.
+// ensure makes sure that the store has the artifact of a release, and that its digest and its signature are good. The error is a *problem. Several may
+// fetch one file at once: the store takes it again.
 func (a *artifacts) ensure(ctx context.Context, r *v1alpha1.ContentRelease) (*v1alpha1.ReleaseArtifact, error) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
 	from, digest := r.Spec.Source, string(r.Spec.Source.SHA256)
 	by := r.Spec.Version + " " + from.Signature + " " + fmt.Sprint(a.Keys())
+	a.mu.Lock()
 	known, ok := a.good[digest]
+	a.mu.Unlock()
 	if ok && known.by == by && a.Now().Sub(known.at) < a.Recheck {
 		return &v1alpha1.ReleaseArtifact{SHA256: from.SHA256, SizeBytes: known.size}, nil
 	}
-	delete(a.good, digest)
 	file, err := a.Store.Read(ctx, digest, content.MaxBytes)
 	here := err == nil
 	if !here {
-		file, err = a.Sources.fetch(ctx, r.Namespace, from)
+		file, err = a.fetch(ctx, r)
 	}
 	if err == nil {
 		err = a.verify(file, r)
@@ -66,12 +77,37 @@ func (a *artifacts) ensure(ctx context.Context, r *v1alpha1.ContentRelease) (*v1
 			return nil, &problem{reason: reasonStoreUnavailable, message: err.Error(), passes: true}
 		}
 	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
 	a.good[digest] = verified{a.Now(), int64(len(file)), by}
 	return &v1alpha1.ReleaseArtifact{SHA256: from.SHA256, SizeBytes: int64(len(file))}, nil
 }
 
+// fetch fetches when it is the namespace's turn: reasonFetching, when it is not.
+func (a *artifacts) fetch(ctx context.Context, r *v1alpha1.ContentRelease) ([]byte, error) {
+	a.mu.Lock()
+	busy := a.fetching[r.Namespace] >= perNamespace
+	if !busy {
+		a.fetching[r.Namespace]++
+	}
+	a.mu.Unlock()
+	if busy {
+		return nil, &problem{reason: reasonFetching, message: "others of its namespace are being fetched", passes: true}
+	}
+	defer func() {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		if a.fetching[r.Namespace]--; a.fetching[r.Namespace] == 0 {
+			delete(a.fetching, r.Namespace)
+		}
+	}()
+	return a.Sources.fetch(ctx, r.Namespace, r.Spec.Source)
+}
+
 // verify tells why a file is not what the release says, or not content.
 func (a *artifacts) verify(file []byte, r *v1alpha1.ContentRelease) error {
+	a.verifying.Lock()
+	defer a.verifying.Unlock()
 	from, keys := r.Spec.Source, a.Keys()
 	if len(keys) == 0 {
 		return &problem{reason: reasonNoReleaseKey, message: "there is no release key: put the publisher's minisign public key into the ConfigMap rollcall-release-keys"}

@@ -3,6 +3,7 @@ package release
 import (
 	"context"
 	"fmt"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -36,6 +37,7 @@ type reconciler struct {
 	artifacts *artifacts
 	counts    *counts
 	events    events.EventRecorder
+	signing   sync.Mutex // two offers of a namespace may never have one sequence
 	// signed is the highest sequence that this process has signed in each namespace: the cache may lag behind.
 	signed map[string]int64
 }
@@ -58,6 +60,9 @@ func (r *reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	wrong, err := r.offer(ctx, release, all.Items)
 	if err != nil {
 		return ctrl.Result{}, err
+	}
+	if wrong != nil && wrong.reason == reasonFetching { // what was said of it holds until its turn comes
+		return ctrl.Result{RequeueAfter: retryFetchLeast}, nil
 	}
 	setConditions(release, wrong)
 	release.Status.ObservedGeneration = release.Generation
@@ -88,6 +93,8 @@ func (r *reconciler) offer(ctx context.Context, release *v1alpha1.ContentRelease
 		before = order.FromResource(*release.Status.Offer)
 	}
 	offer := decide.Content(r.FleetID, release, content.MediaType, all)
+	r.signing.Lock()
+	defer r.signing.Unlock()
 	signed, sequence, err := decide.Sign(r.Orders, before, offer, decide.Floor(release, all), r.last(release.Namespace, all), r.Now())
 	if err != nil {
 		return nil, fmt.Errorf("sign the offer of ContentRelease %s/%s: %w", release.Namespace, release.Name, err)

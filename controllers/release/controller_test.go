@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -83,7 +84,7 @@ func (w *world) believe(publishers ...local.Publisher) {
 	w.keys.Store(&all)
 }
 
-func (w *world) run() {
+func (w *world) run(more ...string) {
 	w.Helper()
 	store, err := artifact.Open(w.Context(), "file://"+w.store)
 	if err != nil {
@@ -94,7 +95,7 @@ func (w *world) run() {
 			FleetID: fleetID, Orders: orders, Keys: func() []crypto.PublicKey { return *w.keys.Load() }, KeysChanged: w.changed,
 			Store: store, Sources: Sources{HTTP: w.web}, CountInterval: countInterval, Recheck: time.Second,
 		})
-	})
+	}, more...)
 }
 
 func (w *world) create(all ...client.Object) {
@@ -357,11 +358,7 @@ func TestHTTPS(t *testing.T) {
 	}
 	w.web.CheckRedirect = own.CheckRedirect
 	w.run()
-	from := func(path string) func(*v1alpha1.ContentRelease) {
-		return func(r *v1alpha1.ContentRelease) {
-			r.Spec.Source.ConfigMap, r.Spec.Source.HTTPS = nil, &v1alpha1.HTTPSSource{URL: server.URL + path}
-		}
-	}
+	from := func(path string) func(*v1alpha1.ContentRelease) { return over(server.URL + path) }
 	w.publish("1042", from("/content"))
 	r := w.see("content-1042", is(metav1.ConditionFalse, "FetchFailed"))
 	if !strings.Contains(r.Status.Rollout.Message, "503") || meta.FindStatusCondition(r.Status.Conditions, v1alpha1.ConditionReconciling) == nil {
@@ -422,5 +419,62 @@ func TestConditions(t *testing.T) {
 		if got != tc.want {
 			t.Errorf("%+v is told as %q, want %q", tc.wrong, got, tc.want)
 		}
+	}
+}
+
+// over names a web server as the source.
+func over(url string) func(*v1alpha1.ContentRelease) {
+	return func(r *v1alpha1.ContentRelease) {
+		r.Spec.Source.ConfigMap, r.Spec.Source.HTTPS = nil, &v1alpha1.HTTPSSource{URL: url}
+	}
+}
+
+// However many sources of one namespace hang, another one's release is offered, and this one's all are at last.
+func TestSourcesThatHang(t *testing.T) {
+	w := start(t)
+	w.stop()
+	var asked atomic.Int32
+	answer := make(chan struct{})
+	server := httptest.NewTLSServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		asked.Add(1)
+		select {
+		case <-answer:
+			_, _ = rw.Write(local.Document(r.URL.Path[1:]))
+		case <-r.Context().Done():
+		}
+	}))
+	defer server.Close()
+	let := sync.OnceFunc(func() { close(answer) })
+	defer let() // before the server is closed, which waits for its answers
+	w.web = server.Client()
+	other := &world{T: t, api: w.api, ns: w.api.Namespace(t), publisher: w.publisher}
+	other.person = w.api.Person(t, other.ns).Client
+	w.run(other.ns)
+	var hanging []string
+	for i := range 2 * workers {
+		version := fmt.Sprint(i + 1)
+		hanging = append(hanging, w.publish(version, over(server.URL+"/"+version)))
+	}
+	for _, name := range hanging {
+		harness.Eventually(t, patience, func() error {
+			r := &v1alpha1.ContentRelease{}
+			if err := w.person.Get(t.Context(), types.NamespacedName{Namespace: w.ns, Name: name}, r); err != nil {
+				return err
+			}
+			return is(metav1.ConditionUnknown, "Fetching")(r)
+		})
+	}
+	other.see(other.publish("1042"), is(metav1.ConditionTrue, "Offered"))
+	if got := asked.Load(); got != perNamespace {
+		t.Errorf("%d sources of the namespace were asked at once", got)
+	}
+	let()
+	sequences := map[int64]string{}
+	for _, name := range hanging {
+		r := w.see(name, is(metav1.ConditionTrue, "Offered"))
+		if another := sequences[r.Status.Sequence]; another != "" {
+			t.Errorf("%s and %s have the sequence %d", another, name, r.Status.Sequence)
+		}
+		sequences[r.Status.Sequence] = name
 	}
 }

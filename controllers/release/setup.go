@@ -61,13 +61,14 @@ func Setup(ctx context.Context, mgr ctrl.Manager, opts Options) error {
 		Watches(&v1alpha1.ContentRelease{}, handler.EnqueueRequestsFromMapFunc(r.neighbours), builder.WithPredicates(predicate.GenerationChangedPredicate{})).
 		Watches(&v1alpha1.Endpoint{}, counts.handler()).
 		WatchesRawSource(source.Channel(opts.KeysChanged, handler.EnqueueRequestsFromMapFunc(r.everything))).
+		WithOptions(controller.Options{MaxConcurrentReconciles: workers}).
 		Complete(r)
 	if err != nil {
 		return err
 	}
 	return ctrl.NewControllerManagedBy(mgr).Named("contentartifact").
 		For(&v1alpha1.ContentRelease{}).
-		WithOptions(controller.Options{NeedLeaderElection: ptr.To(false)}).
+		WithOptions(controller.Options{NeedLeaderElection: ptr.To(false), MaxConcurrentReconciles: workers}).
 		Complete(&filler{client: mgr.GetClient(), artifacts: artifacts, recheck: opts.Recheck})
 }
 
@@ -108,6 +109,9 @@ func (f *filler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, 
 		return ctrl.Result{}, nil
 	}
 	if _, err := f.artifacts.ensure(ctx, r); err != nil {
+		if problemOf(err).reason == reasonFetching {
+			return ctrl.Result{RequeueAfter: retryFetchLeast}, nil
+		}
 		return ctrl.Result{}, err
 	}
 	return ctrl.Result{RequeueAfter: f.recheck}, nil

@@ -54,9 +54,13 @@ func clientOf(t testing.TB, cfg *rest.Config) client.Client {
 	return c
 }
 
-// RunManager runs controllers as the manager's service account, on one namespace, until stop is called or the test ends.
-func (a *API) RunManager(t testing.TB, namespace string, setup func(ctrl.Manager) error) (stop func()) {
+// RunManager runs controllers as the manager's service account, on one namespace or more, until stop is called or the test ends.
+func (a *API) RunManager(t testing.TB, namespace string, setup func(ctrl.Manager) error, more ...string) (stop func()) {
 	t.Helper()
+	namespaces := map[string]cache.Config{namespace: {}}
+	for _, another := range more {
+		namespaces[another] = cache.Config{}
+	}
 	cfg, err := controlplane.ServiceAccountConfig(t.Context(), a.Admin, local.Namespace, local.ManagerAccount)
 	if err != nil {
 		t.Fatal(err)
@@ -67,7 +71,7 @@ func (a *API) RunManager(t testing.TB, namespace string, setup func(ctrl.Manager
 		Logger: logr.New(log.NullLogSink{}),
 		Cache: cache.Options{
 			DefaultTransform: cache.TransformStripManagedFields(), ReaderFailOnMissingInformer: true,
-			DefaultNamespaces: map[string]cache.Config{namespace: {}},
+			DefaultNamespaces: namespaces,
 		},
 		Metrics:                 metricsserver.Options{BindAddress: "0"},
 		GracefulShutdownTimeout: ptr.To(5 * time.Second),
