@@ -68,7 +68,7 @@ func parse(args []string) (*options, error) {
 	f.DurationVar(&o.childRetention, "child-retention", 24*time.Hour, "how long children that succeeded are kept after their action with a selector has ended")
 	f.StringVar(&o.artifactStore, "artifact-store", "file:///var/lib/rollcall/artifacts", "where the artifacts of releases are kept for gateways: a directory that those beside this manager see (file:///...), or a bucket of an object store that speaks S3, for all (s3://bucket?region=...)")
 	f.StringVar(&o.sourceCAFile, "source-ca-file", "", "certificate authorities in PEM to believe of https sources, besides the system's")
-	f.DurationVar(&o.artifactCheck, "artifact-check-interval", 10*time.Minute, "how often artifacts in the store are verified again")
+	f.DurationVar(&o.artifactCheck, "artifact-check-interval", 10*time.Minute, "how often artifacts in the store are verified again, and those that no release names any more are deleted")
 	f.DurationVar(&o.releaseCount, "release-count-interval", 10*time.Second, "how often it is counted who has a release, at most")
 	f.DurationVar(&o.tokenHour, "token-hour", time.Hour, "how long an hour of a token's expiresAfterHours is: another length is for tests")
 	o.log.Add(f)

@@ -7,6 +7,8 @@ import (
 	"sync"
 	"time"
 
+	"k8s.io/apimachinery/pkg/types"
+
 	agentv1 "github.com/rollcall-dev/rollcall/api/agent/v1"
 	"github.com/rollcall-dev/rollcall/api/v1alpha1"
 	"github.com/rollcall-dev/rollcall/internal/content"
@@ -35,8 +37,8 @@ type artifacts struct {
 	Options
 	verifying sync.Mutex // one at a time: a document that is parsed takes several times its size
 	mu        sync.Mutex
-	good      map[string]verified
-	fetching  map[string]int // by namespace
+	good      map[types.UID]verified // by release: one that is made anew looks whether its file is still there
+	fetching  map[string]int         // by namespace
 }
 
 // verified is a file that the store has, and by when that was last seen. by is what vouched for it.
@@ -47,7 +49,7 @@ type verified struct {
 }
 
 func newArtifacts(o Options) *artifacts {
-	return &artifacts{Options: o, good: map[string]verified{}, fetching: map[string]int{}}
+	return &artifacts{Options: o, good: map[types.UID]verified{}, fetching: map[string]int{}}
 }
 
 // ensure makes sure that the store has the artifact of a release, and that its digest and its signature are good. The error is a *problem. Several may
@@ -56,7 +58,7 @@ func (a *artifacts) ensure(ctx context.Context, r *v1alpha1.ContentRelease) (*v1
 	from, digest := r.Spec.Source, string(r.Spec.Source.SHA256)
 	by := r.Spec.Version + " " + from.Signature + " " + fmt.Sprint(a.Keys())
 	a.mu.Lock()
-	known, ok := a.good[digest]
+	known, ok := a.good[r.UID]
 	a.mu.Unlock()
 	if ok && known.by == by && a.Now().Sub(known.at) < a.Recheck {
 		return &v1alpha1.ReleaseArtifact{SHA256: from.SHA256, SizeBytes: known.size}, nil
@@ -79,7 +81,7 @@ func (a *artifacts) ensure(ctx context.Context, r *v1alpha1.ContentRelease) (*v1
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.good[digest] = verified{a.Now(), int64(len(file)), by}
+	a.good[r.UID] = verified{a.Now(), int64(len(file)), by}
 	return &v1alpha1.ReleaseArtifact{SHA256: from.SHA256, SizeBytes: int64(len(file))}, nil
 }
 

@@ -37,14 +37,14 @@ type Options struct {
 	Sources Sources
 	// CountInterval is how often the endpoints of a namespace are counted, at most.
 	CountInterval time.Duration
-	// Recheck is how often what is in the store is verified again.
+	// Recheck is how often what is in the store is verified again, and swept of what no release names.
 	Recheck time.Duration
 	// Now is the clock; nil is time.Now.
 	Now func() time.Time
 }
 
-// Setup adds to a manager the controller of the leader, and the one that every replica runs: it fills the store beside it, where that is not a
-// shared one.
+// Setup adds to a manager the controller of the leader, and what every replica runs: a controller that fills the store beside it, where that is not a
+// shared one, and a sweeper of it.
 func Setup(ctx context.Context, mgr ctrl.Manager, opts Options) error {
 	if opts.Now == nil {
 		opts.Now = time.Now
@@ -64,6 +64,9 @@ func Setup(ctx context.Context, mgr ctrl.Manager, opts Options) error {
 		WithOptions(controller.Options{MaxConcurrentReconciles: workers}).
 		Complete(r)
 	if err != nil {
+		return err
+	}
+	if err := mgr.Add(&sweeper{artifacts, mgr.GetLogger().WithName("contentartifact")}); err != nil {
 		return err
 	}
 	return ctrl.NewControllerManagedBy(mgr).Named("contentartifact").

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"io"
 	"net/url"
+	"strings"
+	"time"
 
 	"gocloud.dev/blob"
 	_ "gocloud.dev/blob/fileblob" // file:// is the default
@@ -15,6 +17,7 @@ import (
 	"gocloud.dev/gcerrors"
 
 	"github.com/rollcall-dev/rollcall/internal/content"
+	"github.com/rollcall-dev/rollcall/internal/wire"
 )
 
 // Errors of a Store.
@@ -90,4 +93,38 @@ func (s *Store) Read(ctx context.Context, digest string, limit int64) ([]byte, e
 	return file, nil
 }
 
-func key(digest string) string { return "sha256/" + digest }
+// Kept is a file of the store.
+type Kept struct {
+	Digest string
+	// At is when it was put there, or put again, by the store's clock.
+	At time.Time
+}
+
+// List has the files that were put into the store, and nothing else that lies there.
+func (s *Store) List(ctx context.Context) ([]Kept, error) {
+	var all []Kept
+	for each := s.bucket.List(&blob.ListOptions{Prefix: prefix}); ; {
+		o, err := each.Next(ctx)
+		if errors.Is(err, io.EOF) {
+			return all, nil
+		}
+		if err != nil {
+			return nil, fmt.Errorf("list the artifact store: %w", err)
+		}
+		if digest := strings.TrimPrefix(o.Key, prefix); wire.IsDigest(digest) {
+			all = append(all, Kept{digest, o.ModTime})
+		}
+	}
+}
+
+// Delete takes a file away; that it is gone already is no error.
+func (s *Store) Delete(ctx context.Context, digest string) error {
+	if err := s.bucket.Delete(ctx, key(digest)); err != nil && gcerrors.Code(err) != gcerrors.NotFound {
+		return fmt.Errorf("delete from the artifact store: %w", err)
+	}
+	return nil
+}
+
+const prefix = "sha256/"
+
+func key(digest string) string { return prefix + digest }

@@ -3,6 +3,7 @@ package artifact
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -36,6 +37,13 @@ func TestDirectory(t *testing.T) {
 	if got, err := s.Read(t.Context(), digest, 1<<20); err != nil || string(got) != file {
 		t.Errorf("put again: %d bytes, %v", len(got), err)
 	}
+	for _, stranger := range []string{"README", digest + ".18a.tmp", strings.ToUpper(digest), "more/" + digest, "../" + digest} {
+		name := filepath.Join(dir, "sha256", stranger)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(name), 0o700), os.WriteFile(name, nil, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	goes(t, s, digest)
 }
 
 func TestBucket(t *testing.T) {
@@ -43,7 +51,25 @@ func TestBucket(t *testing.T) {
 	defer server.Close()
 	t.Setenv("AWS_ACCESS_KEY_ID", "somebody")
 	t.Setenv("AWS_SECRET_ACCESS_KEY", "secret")
-	keeps(t, open(t, "s3://fleet?region=here&use_path_style=true&response_checksum_validation=when_required&endpoint="+server.URL))
+	s := open(t, "s3://fleet?region=here&use_path_style=true&response_checksum_validation=when_required&endpoint="+server.URL)
+	goes(t, s, keeps(t, s))
+}
+
+// goes lists the one file that was put into a store, and deletes it.
+func goes(t *testing.T, s *Store, digest string) {
+	t.Helper()
+	all, err := s.List(t.Context())
+	if err != nil || len(all) != 1 || all[0].Digest != digest || time.Since(all[0].At) > time.Hour {
+		t.Fatalf("the store has %v, %v", all, err)
+	}
+	for range 2 { // again, as another manager does
+		if err := s.Delete(t.Context(), digest); err != nil {
+			t.Error(err)
+		}
+	}
+	if all, err := s.List(t.Context()); err != nil || len(all) > 0 {
+		t.Errorf("then it has %v, %v", all, err)
+	}
 }
 
 var file = strings.Repeat("0123456789", 10_000)
@@ -104,8 +130,17 @@ func (b *bucket) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	name := strings.TrimPrefix(r.URL.Path, "/fleet/")
 	held, ok := b.files[name]
 	switch {
+	case r.URL.Query().Has("list-type"):
+		fmt.Fprint(w, "<ListBucketResult>")
+		for name := range b.files {
+			fmt.Fprintf(w, "<Contents><Key>%s</Key><Size>1</Size><ETag>1</ETag><LastModified>%s</LastModified></Contents>", name, time.Now().UTC().Format(time.RFC3339))
+		}
+		fmt.Fprint(w, "</ListBucketResult>")
 	case r.Method == http.MethodPut:
 		b.files[name], _ = io.ReadAll(r.Body)
+	case r.Method == http.MethodDelete:
+		delete(b.files, name)
+		w.WriteHeader(http.StatusNoContent)
 	case !ok:
 		http.Error(w, "<Error><Code>NoSuchKey</Code></Error>", http.StatusNotFound)
 	default:
