@@ -140,7 +140,7 @@ type ReleaseStatus struct {
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
 	// conditions: Ready (verified, signed and offered as declared), Reconciling
 	// while it is fetched, Stalled when it cannot be verified or its version is
-	// taken.
+	// taken, StoreNotShared when gateways may not see what the manager keeps.
 	// +optional
 	// +listType=map
 	// +listMapKey=type
@@ -162,6 +162,11 @@ type ReleaseStatus struct {
 	// +optional
 	Rollout *RolloutStatus `json:"rollout,omitempty"`
 }
+
+// ConditionStoreNotShared of a release: gateways run apart from the manager, and
+// may not see the directory that it keeps artifacts in, so that no agent can
+// download this one. It is there only while it is true.
+const ConditionStoreNotShared = "StoreNotShared"
 
 // ReleaseArtifact is a file in the artifact store.
 type ReleaseArtifact struct {

@@ -11,6 +11,8 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
+
+	"github.com/rollcall-dev/rollcall/internal/artifact"
 )
 
 // TestCheckKinds reads what discovery answers. That the real API server's answer passes is shown wherever the manager starts.
@@ -84,5 +86,31 @@ func TestParse(t *testing.T) {
 				t.Errorf("got %v, want %q", err, tc.says)
 			}
 		})
+	}
+}
+
+func TestStoreNotShared(t *testing.T) {
+	directory, bucket := "--artifact-store=file://"+t.TempDir(), "--artifact-store=s3://fleet?region=here"
+	for _, tc := range []struct {
+		args []string
+		want bool
+	}{
+		{[]string{directory}, true},
+		{[]string{directory, "--gateway-token-file=/run/token"}, false},
+		{[]string{directory, "--artifact-store-shared"}, false},
+		{[]string{bucket}, false},
+	} {
+		o, err := parse(append(tc.args, "--gateway-names=a"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := artifact.Open(t.Context(), o.artifactStore)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := o.notShared(s); got != tc.want {
+			t.Errorf("%v: %v", tc.args, got)
+		}
+		_ = s.Close()
 	}
 }

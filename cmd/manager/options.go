@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"github.com/rollcall-dev/rollcall/internal/artifact"
 	"github.com/rollcall-dev/rollcall/internal/faults"
 	"github.com/rollcall-dev/rollcall/internal/flags"
 )
@@ -33,6 +34,7 @@ type options struct {
 	reportMargin, childRetention time.Duration
 	tokenHour                    time.Duration
 	artifactStore, sourceCAFile  string
+	artifactStoreShared          bool
 	releaseCount, artifactCheck  time.Duration
 	log                          flags.Log
 }
@@ -67,6 +69,7 @@ func parse(args []string) (*options, error) {
 	f.DurationVar(&o.reportMargin, "report-margin", 15*time.Minute, "how long after its deadlines an agent that was sent an action may report of it, at least; three heartbeats in any case")
 	f.DurationVar(&o.childRetention, "child-retention", 24*time.Hour, "how long children that succeeded are kept after their action with a selector has ended")
 	f.StringVar(&o.artifactStore, "artifact-store", "file:///var/lib/rollcall/artifacts", "where the artifacts of releases are kept for gateways: a directory that those beside this manager see (file:///...), or a bucket of an object store that speaks S3, for all (s3://bucket?region=...)")
+	f.BoolVar(&o.artifactStoreShared, "artifact-store-shared", false, "the directory of --artifact-store is a volume that gateways which run apart have, too")
 	f.StringVar(&o.sourceCAFile, "source-ca-file", "", "certificate authorities in PEM to believe of https sources, besides the system's")
 	f.DurationVar(&o.artifactCheck, "artifact-check-interval", 10*time.Minute, "how often artifacts in the store are verified again, and those that no release names any more are deleted")
 	f.DurationVar(&o.releaseCount, "release-count-interval", 10*time.Second, "how often it is counted who has a release, at most")
@@ -77,6 +80,11 @@ func parse(args []string) (*options, error) {
 		return nil, err
 	}
 	return o, o.check(f)
+}
+
+// notShared tells whether gateways may not see what is in a store. One beside this manager, which has its token from it, sees its directory.
+func (o *options) notShared(s *artifact.Store) bool {
+	return s.Directory && !o.artifactStoreShared && o.gatewayTokenFile == ""
 }
 
 func (o *options) check(f *pflag.FlagSet) error {

@@ -71,6 +71,10 @@ func addReleases(ctx context.Context, mgr ctrl.Manager, o *options, fleet *keys.
 	if err != nil {
 		return fmt.Errorf("--artifact-store: %w", err)
 	}
+	notShared := o.notShared(store)
+	if notShared {
+		mgr.GetLogger().Info("No gateway runs beside this manager (--gateway-token-file), and others may not see the directory of --artifact-store: every ContentRelease says so, and what to do.")
+	}
 	var authorities []byte
 	if o.sourceCAFile != "" {
 		if authorities, err = os.ReadFile(o.sourceCAFile); err != nil { //nolint:gosec // G703: the person who runs us names it
@@ -83,7 +87,7 @@ func addReleases(ctx context.Context, mgr ctrl.Manager, o *options, fleet *keys.
 	}
 	return release.Setup(ctx, mgr, release.Options{
 		FleetID: fleet.ID, Orders: fleet.Orders, Keys: func() []crypto.PublicKey { return fleet.Trust().Content }, KeysChanged: newTrust,
-		Store: store, Sources: release.Sources{HTTP: web}, CountInterval: o.releaseCount, Recheck: o.artifactCheck,
+		Store: store, Sources: release.Sources{HTTP: web}, NotShared: notShared, CountInterval: o.releaseCount, Recheck: o.artifactCheck,
 	})
 }
 

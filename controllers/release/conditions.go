@@ -21,6 +21,7 @@ const (
 	reasonNoReleaseKey     = "NoReleaseKey"
 	reasonVersionTaken     = "VersionTaken"
 	reasonInvalidSelector  = "InvalidSelector"
+	reasonGatewaysApart    = "GatewaysApart"
 )
 
 // setConditions says whether the release is offered as it is declared.
@@ -53,6 +54,18 @@ func setConditions(r *v1alpha1.ContentRelease, wrong *problem) {
 		of.Type, of.Status = kind, metav1.ConditionTrue
 		meta.SetStatusCondition(c, of)
 	}
+}
+
+// setNotShared says that what is offered may be nowhere to be downloaded: the manager cannot see what gateways see.
+func setNotShared(r *v1alpha1.ContentRelease, notShared bool) {
+	if !notShared {
+		meta.RemoveStatusCondition(&r.Status.Conditions, v1alpha1.ConditionStoreNotShared)
+		return
+	}
+	meta.SetStatusCondition(&r.Status.Conditions, metav1.Condition{
+		Type: v1alpha1.ConditionStoreNotShared, Status: metav1.ConditionTrue, ObservedGeneration: r.Generation, Reason: reasonGatewaysApart,
+		Message: "gateways run apart from the manager, which keeps artifacts in a directory that they may not see: give both a bucket by --artifact-store, or one volume and the manager --artifact-store-shared",
+	})
 }
 
 func asDeclared(r *v1alpha1.ContentRelease) (reason, message string) {

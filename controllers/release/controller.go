@@ -65,6 +65,7 @@ func (r *reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		return ctrl.Result{RequeueAfter: retryFetchLeast}, nil
 	}
 	setConditions(release, wrong)
+	setNotShared(release, r.NotShared)
 	release.Status.ObservedGeneration = release.Generation
 	if err := r.count(ctx, before, release, all.Items); err != nil {
 		return ctrl.Result{}, err
@@ -173,6 +174,9 @@ func ignoreConflict(err error) error {
 
 // announce tells of what has changed, and of nothing twice.
 func (r *reconciler) announce(ctx context.Context, before, release *v1alpha1.ContentRelease) {
+	if c := meta.FindStatusCondition(release.Status.Conditions, v1alpha1.ConditionStoreNotShared); c != nil && meta.FindStatusCondition(before.Status.Conditions, c.Type) == nil {
+		r.events.Eventf(release, nil, corev1.EventTypeWarning, c.Type, "Release", "%s", c.Message)
+	}
 	was, is := meta.FindStatusCondition(before.Status.Conditions, v1alpha1.ConditionReady), meta.FindStatusCondition(release.Status.Conditions, v1alpha1.ConditionReady)
 	if was != nil && was.Reason == is.Reason && was.Status == is.Status {
 		return

@@ -54,6 +54,7 @@ type world struct {
 	keys      atomic.Pointer[[]crypto.PublicKey]
 	changed   chan event.GenericEvent
 	web       *http.Client
+	notShared bool
 	stop      func()
 }
 
@@ -93,7 +94,7 @@ func (w *world) run(more ...string) {
 	w.stop = w.api.RunManager(w.T, w.ns, func(mgr ctrl.Manager) error {
 		return Setup(context.Background(), mgr, Options{
 			FleetID: fleetID, Orders: orders, Keys: func() []crypto.PublicKey { return *w.keys.Load() }, KeysChanged: w.changed,
-			Store: store, Sources: Sources{HTTP: w.web}, CountInterval: countInterval, Recheck: time.Second,
+			Store: store, Sources: Sources{HTTP: w.web}, NotShared: w.notShared, CountInterval: countInterval, Recheck: time.Second,
 		})
 	}, more...)
 }
@@ -477,4 +478,26 @@ func TestSourcesThatHang(t *testing.T) {
 		}
 		sequences[r.Status.Sequence] = name
 	}
+}
+
+// It is offered all the same: the manager cannot know.
+func TestStoreNotShared(t *testing.T) {
+	w := start(t)
+	w.stop()
+	w.notShared = true
+	w.run()
+	told := func(wants bool) func(*v1alpha1.ContentRelease) error {
+		return func(r *v1alpha1.ContentRelease) error {
+			if c := meta.FindStatusCondition(r.Status.Conditions, "StoreNotShared"); (c != nil) != wants || wants && !strings.Contains(c.Message, "--artifact-store-shared") {
+				return fmt.Errorf("it is told of as %+v", c)
+			}
+			return is(metav1.ConditionTrue, "Offered")(r)
+		}
+	}
+	name := w.publish("1042")
+	w.see(name, told(true))
+	w.stop()
+	w.notShared = false
+	w.run()
+	w.see(name, told(false))
 }

@@ -35,6 +35,8 @@ type Options struct {
 	// Store is where artifacts are kept, Sources where they are fetched from.
 	Store   *artifact.Store
 	Sources Sources
+	// NotShared: gateways run apart from this manager, and nobody has said that they see its Store, too.
+	NotShared bool
 	// CountInterval is how often the endpoints of a namespace are counted, at most.
 	CountInterval time.Duration
 	// Recheck is how often what is in the store is verified again, and swept of what no release names.

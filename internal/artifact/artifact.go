@@ -29,7 +29,11 @@ var (
 )
 
 // Store is where artifacts are kept. It is for any number of goroutines.
-type Store struct{ bucket *blob.Bucket }
+type Store struct {
+	bucket *blob.Bucket
+	// Directory: it is one of this machine's, and others see it where it is a volume that they have, too.
+	Directory bool
+}
 
 // Open makes a store of a URL: file:///a/directory, which is made if it is not there, or that of a bucket. Errors name the URL.
 func Open(ctx context.Context, address string) (*Store, error) {
@@ -49,7 +53,7 @@ func Open(ctx context.Context, address string) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the artifact store %s: %w", shown, err)
 	}
-	return &Store{bucket}, nil
+	return &Store{bucket, u.Scheme == "file"}, nil
 }
 
 // Close lets go of it.

@@ -29,8 +29,13 @@ import (
 // deployments are those of a kustomization, by name.
 func deployments(t *testing.T, kustomization string) map[string]*appsv1.Deployment {
 	t.Helper()
+	return deploymentsIn(t, config(kustomization))
+}
+
+func deploymentsIn(t *testing.T, dir string) map[string]*appsv1.Deployment {
+	t.Helper()
 	found := map[string]*appsv1.Deployment{}
-	all := utilyaml.NewYAMLReader(bufio.NewReader(strings.NewReader(harness.Cluster(t).Kubectl(t, "kustomize", config(kustomization)))))
+	all := utilyaml.NewYAMLReader(bufio.NewReader(strings.NewReader(harness.Cluster(t).Kubectl(t, "kustomize", dir))))
 	for {
 		document, err := all.Read()
 		if errors.Is(err, io.EOF) {
@@ -85,6 +90,8 @@ func content(t *testing.T, v corev1.Volume) string {
 		return "memory"
 	case v.EmptyDir != nil:
 		return "disk"
+	case v.PersistentVolumeClaim != nil:
+		return "claim " + v.PersistentVolumeClaim.ClaimName
 	case v.Projected != nil:
 		var parts []string
 		for _, s := range v.Projected.Sources {
@@ -131,6 +138,23 @@ func TestWhatEachContainerMounts(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Apart, the two see one directory when the component is there, as docs/operations.md shows it, and the manager knows that they do.
+func TestSharedArtifacts(t *testing.T) {
+	dir := asShown(t, "docs/operations.md", "config/components/shared-artifacts")
+	all := deploymentsIn(t, dir)
+	const artifacts = "/var/lib/rollcall/artifacts"
+	for container, want := range map[string]string{"manager": "claim rollcall-artifacts, writable", "gateway": "claim rollcall-artifacts, read only"} {
+		d := all["rollcall-"+container]
+		if got := mounted(t, d, container)[artifacts]; got != want {
+			t.Errorf("the %s has %s, want %s", container, got, want)
+		}
+		if shared := slices.Contains(d.Spec.Template.Spec.Containers[0].Args, "--artifact-store-shared"); shared != (container == "manager") {
+			t.Errorf("the arguments of the %s are %v", container, d.Spec.Template.Spec.Containers[0].Args)
+		}
+	}
+	harness.Cluster(t).Kubectl(t, "apply", "-k", dir, "--dry-run=server")
 }
 
 // The namespace admits none but Pods that keep to the restricted standard; kubectl would only warn of a Deployment.

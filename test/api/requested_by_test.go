@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -82,11 +83,12 @@ func asShown(t *testing.T, document, what string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, text, _ := strings.Cut(string(doc), "```yaml\n# kustomization.yaml\n")
-	text, _, _ = strings.Cut(text, "```")
-	if !strings.Contains(text, what) {
+	blocks := strings.Split(string(doc), "```yaml\n# kustomization.yaml\n")[1:]
+	i := slices.IndexFunc(blocks, func(b string) bool { b, _, _ = strings.Cut(b, "```"); return strings.Contains(b, what) })
+	if i < 0 {
 		t.Fatalf("%s does not tell how to include %s", document, what)
 	}
+	text, _, _ := strings.Cut(blocks[i], "```")
 	if err := os.WriteFile(filepath.Join(dir, "kustomization.yaml"), []byte(strings.ReplaceAll(text, "config/", relative+"/")), 0o600); err != nil {
 		t.Fatal(err)
 	}
