@@ -71,6 +71,9 @@ func (a *artifacts) ensure(ctx context.Context, r *v1alpha1.ContentRelease) (*v1
 	if err == nil {
 		err = a.verify(file, r)
 	}
+	if !here {
+		fetched(err)
+	}
 	if err != nil {
 		return nil, err
 	}

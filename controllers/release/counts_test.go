@@ -1,12 +1,15 @@
 package release
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"testing"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/rollcall-dev/rollcall/api/v1alpha1"
 	"github.com/rollcall-dev/rollcall/hack/local"
@@ -14,16 +17,29 @@ import (
 	"github.com/rollcall-dev/rollcall/test/harness"
 )
 
-// endpoint creates one in the group laptops, and writes its status.
+// endpoint creates one in the group laptops, and writes its status as the manager and a gateway do.
 func (w *world) endpoint(name string, change func(*v1alpha1.Endpoint)) {
 	w.Helper()
 	e := &v1alpha1.Endpoint{ObjectMeta: metav1.ObjectMeta{Namespace: w.ns, Name: name, Labels: map[string]string{"group": "laptops"}}}
-	e.Status = v1alpha1.EndpointStatus{Identity: &v1alpha1.EndpointIdentity{ID: "0b9a43c2-6a1c-4a52-9e11-0d7b4c6e8f10", EnrolledTime: metav1.Now(), PublicKeys: [][]byte{make([]byte, 66)}}}
+	e.Status.Identity = &v1alpha1.EndpointIdentity{ID: "0b9a43c2-6a1c-4a52-9e11-0d7b4c6e8f10", EnrolledTime: metav1.Now(), PublicKeys: [][]byte{make([]byte, 66)}}
 	change(e)
 	status := e.Status
 	w.create(e)
-	e.Status = status
-	if err := w.api.Client(w.T, "").Status().Update(w.Context(), e); err != nil {
+	agent := status.Agent
+	status.Agent = nil
+	w.writes(local.ManagerAccount, e, types.MergePatchType, map[string]any{"status": status})
+	if agent != nil {
+		w.writes(local.GatewayAccount, e, types.JSONPatchType, []map[string]any{{"op": "add", "path": "/status/agent", "value": agent}})
+	}
+}
+
+func (w *world) writes(account string, e *v1alpha1.Endpoint, kind types.PatchType, patch any) {
+	w.Helper()
+	text, err := json.Marshal(patch)
+	if err != nil {
+		w.Fatal(err)
+	}
+	if err := w.api.Client(w.T, account).Status().Patch(w.Context(), e, client.RawPatch(kind, text)); err != nil {
 		w.Fatal(err)
 	}
 }
@@ -76,7 +92,10 @@ func TestCounts(t *testing.T) {
 	w.tells("content-1042", "1 of 6 run it; blocked is refused, cloned is held, fails failed, 1 will with the next heartbeat, 1 are to run another one")
 	w.patch("content-1042", `{"spec":{"selector":{"matchLabels":{"group":"servers"}}}}`)
 	w.tells("content-1042", "offered with the next heartbeat of each endpoint")
-	w.api.Kubectl(t, "label", "fep", "server", "-n", w.ns, "group=laptops", "--overwrite")
+	server := &v1alpha1.Endpoint{ObjectMeta: metav1.ObjectMeta{Namespace: w.ns, Name: "server"}}
+	if err := w.person.Patch(t.Context(), server, client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"labels":{"group":"laptops"}}}`))); err != nil {
+		t.Fatal(err)
+	}
 	w.tells("content-1042", "it selects no endpoint that has enrolled")
 }
 

@@ -16,6 +16,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/metrics"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 	"sigs.k8s.io/controller-runtime/pkg/source"
@@ -66,6 +67,11 @@ func Setup(ctx context.Context, mgr ctrl.Manager, opts Options) error {
 		WithOptions(controller.Options{MaxConcurrentReconciles: workers}).
 		Complete(r)
 	if err != nil {
+		return err
+	}
+	seen := &fleet{releases: mgr.GetClient(), leading: mgr.Elected()}
+	metrics.Registry.Unregister(seen) // that of a manager before, in this process
+	if err := metrics.Registry.Register(seen); err != nil {
 		return err
 	}
 	if err := mgr.Add(&sweeper{artifacts, mgr.GetLogger().WithName("contentartifact")}); err != nil {

@@ -2,7 +2,6 @@ package release
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -77,7 +76,7 @@ func TestSweep(t *testing.T) {
 	w.age(w.file("1"))
 	harness.Eventually(t, patience, func() error {
 		if _, err := os.Stat(w.file("1")); !errors.Is(err, os.ErrNotExist) {
-			return fmt.Errorf("the artifact of the release that was deleted is there: %v", err)
+			return errors.Join(errors.New("the artifact of the release that was deleted is there"), err)
 		}
 		return nil
 	})
