@@ -114,17 +114,24 @@ func (w *world) endpoint(t *testing.T, name string, changes ...func(*v1alpha1.En
 			Capabilities: []v1alpha1.Text{"PerformHeartbeat", "TerminateProcess", "IsolateEndpoint", "CancelIsolation"},
 		}
 	}}, changes...)...)
-	if w.cached != nil {
-		harness.Eventually(t, patience, func() error {
-			var known v1alpha1.Endpoint
-			err := w.cached.Get(t.Context(), client.ObjectKeyFromObject(ep), &known)
-			if err == nil && known.ResourceVersion != ep.ResourceVersion {
-				err = fmt.Errorf("the manager knows version %q of %s, not %q", known.ResourceVersion, name, ep.ResourceVersion)
-			}
-			return err
-		})
-	}
+	w.known(t, ep)
 	return ep
+}
+
+// known waits until the manager knows an Endpoint as it is: what is asked for next is judged by it.
+func (w *world) known(t *testing.T, ep *v1alpha1.Endpoint) {
+	t.Helper()
+	if w.cached == nil {
+		return
+	}
+	harness.Eventually(t, patience, func() error {
+		var known v1alpha1.Endpoint
+		err := w.cached.Get(t.Context(), client.ObjectKeyFromObject(ep), &known)
+		if err == nil && known.ResourceVersion != ep.ResourceVersion {
+			err = fmt.Errorf("the manager knows version %q of %s, not %q", known.ResourceVersion, ep.Name, ep.ResourceVersion)
+		}
+		return err
+	})
 }
 
 func online(channel v1alpha1.Channel) func(*v1alpha1.Endpoint) {
@@ -168,7 +175,7 @@ func (w *world) change(t *testing.T, name string, changes ...func(*v1alpha1.Endp
 	return ep
 }
 
-// declare changes the spec of an Endpoint, as people do.
+// declare changes the spec of an Endpoint, as people do, and the manager knows of it.
 func (w *world) declare(t *testing.T, name string, spec v1alpha1.EndpointSpec) {
 	t.Helper()
 	ep := &v1alpha1.Endpoint{}
@@ -178,6 +185,7 @@ func (w *world) declare(t *testing.T, name string, spec v1alpha1.EndpointSpec) {
 	if err := w.person.Patch(t.Context(), ep, client.MergeFrom(before)); err != nil {
 		t.Fatal(err)
 	}
+	w.known(t, ep)
 }
 
 func (w *world) find(t *testing.T, name string, o client.Object) {
