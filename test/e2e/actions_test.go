@@ -174,7 +174,7 @@ func TestActions(t *testing.T) {
 	t.Run("each phase is seen", func(t *testing.T) {
 		stubborn := startVictim(t, "--stubborn")
 		p := watchPhases(t, n, "stubborn")
-		n.terminate(t, "stubborn", name, stubborn, ", gracePeriodSeconds: 4")
+		n.terminate(t, "stubborn", name, stubborn, ", gracePeriodSeconds: 8")
 		done := n.endsAs(t, "stubborn", v1alpha1.ActionSucceeded, "Done")
 		p.are(t, "Pending", "Sent", "Running", "Succeeded")
 		if got := stubborn.terms(t); got != 1 {
