@@ -86,6 +86,11 @@ DURATION ?= 1h
 soak: ## A fleet in real time: DURATION (1h) of writes counted, and a twelfth of it (5m) without the API server.
 	@$(call BENCH,./soak) --duration=$(DURATION)
 
+VULNDB ?= https://vuln.go.dev
+.PHONY: vulncheck
+vulncheck: ## What is known of weaknesses in what the programs call (VULNDB=file:///a/mirror without the Internet).
+	@go run golang.org/x/vuln/cmd/govulncheck@v1.9.0 -db $(VULNDB) ./cmd/...
+
 .PHONY: sslscan
 sslscan: ## Compare the running demo's gateway with what Debian's sslscan finds (apt-get install sslscan).
 	@hack/sslscan.sh 127.0.0.1:$(GATEWAY_PORT)
