@@ -64,7 +64,7 @@ func TestMain(m *testing.M) {
 	ctrl.SetLogger(logr.Discard())
 	code := m.Run()
 	if world.api != nil {
-		code += report(world.api.ControlPlane.Stop())
+		code += report(world.api.Stop())
 	}
 	if world.dir != "" {
 		code += report(os.RemoveAll(world.dir))

@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	agentv1 "github.com/rollcall-dev/rollcall/api/agent/v1"
 	"github.com/rollcall-dev/rollcall/api/v1alpha1"
@@ -142,7 +143,7 @@ func TestEndsBeforeItIsSent(t *testing.T) {
 				t.Fatal(err)
 			}
 			policy.Status.Order = &v1alpha1.Envelope{PayloadType: "x", Payload: []byte("{}"), Signatures: []v1alpha1.EnvelopeSignature{{Sig: []byte("x")}}}
-			if err := w.manager.Status().Update(t.Context(), policy); err != nil {
+			if err := w.manager.Status().Patch(t.Context(), policy, client.Merge); err != nil {
 				t.Fatal(err)
 			}
 		}},

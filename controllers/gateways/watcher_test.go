@@ -31,7 +31,10 @@ var (
 func TestMain(m *testing.M) {
 	code := m.Run()
 	if private != nil {
-		_ = private.ControlPlane.Stop()
+		if err := private.Stop(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			code = 1
+		}
 	}
 	_ = os.RemoveAll(privateDir)
 	os.Exit(code)

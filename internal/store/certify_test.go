@@ -72,6 +72,8 @@ func (a applicant) inSlot(t testing.TB) applicant {
 // desk answers certificate requests as the manager does, when told to.
 type desk struct {
 	*fleet
+	// owner is the cluster's: the manager watches, and asks for no request by name.
+	owner client.Client
 }
 
 // applicant returns one whose slot is empty: there are 4,096, and what other tests asked for stays in theirs.
@@ -83,7 +85,7 @@ func (d desk) applicant() applicant {
 			d.t.Fatal(err)
 		}
 		a := applicantWith(d.t, key)
-		err = d.manager.Get(d.t.Context(), types.NamespacedName{Name: a.slot()}, &certv1.CertificateSigningRequest{})
+		err = d.owner.Get(d.t.Context(), types.NamespacedName{Name: a.slot()}, &certv1.CertificateSigningRequest{})
 		switch {
 		case apierrors.IsNotFound(err):
 			return a
@@ -97,7 +99,7 @@ func (d desk) applicant() applicant {
 func (d desk) wait(name string) *certv1.CertificateSigningRequest {
 	d.t.Helper()
 	r := &certv1.CertificateSigningRequest{}
-	harness.Eventually(d.t, 5*time.Second, func() error { return d.manager.Get(d.t.Context(), types.NamespacedName{Name: name}, r) })
+	harness.Eventually(d.t, 5*time.Second, func() error { return d.owner.Get(d.t.Context(), types.NamespacedName{Name: name}, r) })
 	return r
 }
 
@@ -162,7 +164,7 @@ func ask(t *testing.T, g *gateway, a applicant) <-chan certified {
 func newDesk(t *testing.T) (desk, *gateway) {
 	t.Helper()
 	f := newFleet(t)
-	return desk{f}, f.ready(f.gateway())
+	return desk{f, f.api.Client(t, "")}, f.ready(f.gateway())
 }
 
 func TestCertify(t *testing.T) {

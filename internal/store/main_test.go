@@ -37,7 +37,7 @@ func TestMain(m *testing.M) {
 	ctrllog.SetLogger(logr.Discard()) // the clients of test/harness
 	code := m.Run()
 	if world.api != nil {
-		if err := world.api.ControlPlane.Stop(); err != nil {
+		if err := world.api.Stop(); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			code = 1
 		}
@@ -120,6 +120,7 @@ func (f *fleet) gateway(change ...func(*Config)) *gateway {
 	if err != nil {
 		f.t.Fatal(err)
 	}
+	as.UserAgent = local.GatewayAccount // what a store asks for is what the program asks for
 	g := &gateway{}
 	cfg := Config{
 		REST: as, Namespace: local.Namespace, Gateway: "gw-store-" + instanceOf(f.t.Name(), time.Now())[:5], Log: g.log.logger(), WriteRate: 100,

@@ -171,7 +171,7 @@ func TestReadsTokensAndPolicies(t *testing.T) {
 	}}
 	policy.Status.Revision, policy.Status.Order = 7, ptr.To(assignmentTo(t, uuidOf(claim)))
 	for _, o := range []client.Object{token, policy} {
-		if err := f.manager.Status().Update(t.Context(), o); err != nil {
+		if err := f.manager.Status().Patch(t.Context(), o, client.Merge); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -344,7 +344,8 @@ func (f *fleet) lease(name string) (*coordinationv1.Lease, error) {
 	return l, err
 }
 
-// The Lease is renewed on time while writes flood the API server, comes back when somebody deletes it, and goes with its gateway.
+// The Lease is renewed on time while writes flood the API server, and after somebody else has written to it; it comes back when somebody deletes it,
+// and goes with its gateway.
 func TestLeaseIsKeptApartFromTheFlood(t *testing.T) {
 	f := newFleet(t)
 	g := f.ready(f.gateway(func(c *Config) { c.WriteRate = 1e6 }))
@@ -398,6 +399,18 @@ func TestLeaseIsKeptApartFromTheFlood(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	labelled := l.DeepCopy()
+	labelled.Labels = map[string]string{"seen": "true"}
+	if err := f.api.Client(t, "").Patch(t.Context(), labelled, client.MergeFrom(l)); err != nil {
+		t.Fatal(err)
+	}
+	harness.Eventually(t, 5*time.Second, func() error {
+		again, err := held()
+		if err == nil && !again.Spec.RenewTime.After(labelled.Spec.RenewTime.Time) {
+			err = errors.New("it was not renewed since somebody has written to it")
+		}
+		return err
+	})
 	if err := f.api.Client(t, "").Delete(t.Context(), l); err != nil {
 		t.Fatal(err)
 	}

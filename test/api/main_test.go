@@ -159,7 +159,7 @@ func ownCluster(t *testing.T) *harness.API {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := api.ControlPlane.Stop(); err != nil {
+		if err := api.Stop(); err != nil {
 			t.Error(err)
 		}
 	})

@@ -30,21 +30,24 @@ var (
 // role has to be added here too, by somebody who has thought about it.
 var (
 	gatewayClusterRights = lines(`
-		get,list,watch        contentreleases.rollcall.dev endpoints.rollcall.dev endpointactions.rollcall.dev endpointpolicies.rollcall.dev enrollmenttokens.rollcall.dev
+		list,watch            contentreleases.rollcall.dev endpointpolicies.rollcall.dev enrollmenttokens.rollcall.dev
+		get,list,watch        endpoints.rollcall.dev endpointactions.rollcall.dev
 		patch                 endpoints/status.rollcall.dev
 		update                endpointactions/status.rollcall.dev
 		create,get,list,watch certificatesigningrequests.certificates.k8s.io`)
 	gatewaySystemRights = lines(`
-		get,list,watch           configmaps.:rollcall-trust configmaps.:rollcall-beacon
+		list,watch               configmaps.:rollcall-trust configmaps.:rollcall-beacon
 		get,create,update,delete leases.coordination.k8s.io`)
 	managerClusterRights = lines(`
-		get,list,watch        contentreleases.rollcall.dev endpoints.rollcall.dev endpointactions.rollcall.dev endpointpolicies.rollcall.dev enrollmenttokens.rollcall.dev
+		list,watch            contentreleases.rollcall.dev endpointpolicies.rollcall.dev
+		get,list,watch        endpoints.rollcall.dev endpointactions.rollcall.dev enrollmenttokens.rollcall.dev
 		create,patch          endpoints.rollcall.dev
 		create,delete         endpointactions.rollcall.dev
-		patch,update          contentreleases/status.rollcall.dev endpoints/status.rollcall.dev endpointactions/status.rollcall.dev endpointpolicies/status.rollcall.dev enrollmenttokens/status.rollcall.dev
+		patch                 contentreleases/status.rollcall.dev endpoints/status.rollcall.dev endpointpolicies/status.rollcall.dev enrollmenttokens/status.rollcall.dev
+		update                endpointactions/status.rollcall.dev enrollmenttokens/status.rollcall.dev
 		update                endpoints/finalizers.rollcall.dev endpointactions/finalizers.rollcall.dev
 		admit,delegate        endpoints.rollcall.dev endpointactions.rollcall.dev
-		get,list,watch,delete certificatesigningrequests.certificates.k8s.io
+		list,watch,delete     certificatesigningrequests.certificates.k8s.io
 		update                certificatesigningrequests/approval.certificates.k8s.io certificatesigningrequests/status.certificates.k8s.io
 		approve,sign          signers.certificates.k8s.io:rollcall.dev/agent signers.certificates.k8s.io:rollcall.dev/gateway
 		create                secrets.
@@ -57,7 +60,7 @@ var (
 		get,list,watch                      configmaps.:rollcall-release-keys
 		get,list,create,update,delete       leases.coordination.k8s.io
 		create                              serviceaccounts/token.:rollcall-gateway
-		create,patch                        events.`)
+		create                              events.`)
 )
 
 // lines spells "get,list a b" out: get a, get b, list a, list b.

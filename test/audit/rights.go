@@ -20,7 +20,8 @@ import (
 // RightsEnv names a directory in which every control plane of a test run leaves what the shipped programs have asked of it.
 const RightsEnv = "ROLLCALL_TEST_RIGHTS"
 
-// programs are the accounts by the user agents of the shipped programs: what tests try with their tokens does not count.
+// programs are the accounts by the user agents of the shipped programs: what tests try with their tokens does not count. A test that runs a part
+// of a program within itself gives it the program's.
 var programs = map[string]string{"rollcall-manager": Manager, "rollcall-gateway": Gateway}
 
 // unasked are rights that no request shows, with the reason.
@@ -37,9 +38,11 @@ var unasked = map[string]string{
 	"update endpointactions/finalizers.rollcall.dev":           "likewise",
 }
 
-// Keep leaves in the directory of RightsEnv, if there is one, what the programs have asked of the API server with this log.
-func Keep(log string) error {
-	dir := os.Getenv(RightsEnv)
+// grants are the manifests with the roles of an account.
+var grants = []struct{ file, account string }{{"manager.yaml", Manager}, {"gateway-token.yaml", Manager}, {"gateway.yaml", Gateway}}
+
+// Keep leaves in a directory, if one is named, what the programs have asked of the API server with this log.
+func Keep(log, dir string) error {
 	if dir == "" {
 		return nil
 	}
@@ -75,7 +78,8 @@ func right(verb, group, resource, name string) string {
 	return strings.TrimSpace(verb + " " + strings.TrimSuffix(resource+"."+group, ".") + " " + name)
 }
 
-// Rights compares what the programs have used, by what Keep has left in dir, with what the manifests in rbac grant their accounts.
+// Rights compares what the programs have used, by what Keep has left in dir, with what the manifests in rbac grant their accounts. What is unused
+// begins with its manifest's name.
 func Rights(dir, rbac string) (granted int, unused, missing []string, err error) {
 	used := map[string]bool{}
 	files, err := filepath.Glob(filepath.Join(dir, "rights-*"))
@@ -91,28 +95,31 @@ func Rights(dir, rbac string) (granted int, unused, missing []string, err error)
 			used[strings.TrimSpace(line)] = true
 		}
 	}
-	for _, account := range []string{Manager, Gateway} {
-		short := account[strings.LastIndex(account, "-")+1:]
-		rules, err := rulesOf(filepath.Join(rbac, short+".yaml"))
+	for _, of := range grants {
+		rules, err := rulesOf(filepath.Join(rbac, of.file))
 		if err != nil {
 			return 0, nil, nil, err
 		}
 		for _, r := range rules {
 			granted++
-			lists := strings.HasPrefix(r, "list ") && used["used "+account+" watch"+strings.TrimPrefix(r, "list")] // where the API server does not stream what is there
-			if !used["used "+account+" "+r] && unasked[r] == "" && !lists {
-				unused = append(unused, short+": "+r)
+			if !asked(used, of.account+" "+r) && unasked[r] == "" {
+				unused = append(unused, of.file+": "+r)
 			}
 		}
 	}
 	for line := range used {
 		// what was refused once and given later was asked for before the authorizer had read the roles of a new cluster
-		if what, ok := strings.CutPrefix(line, "missing "); ok && !used["used "+what] {
+		if what, ok := strings.CutPrefix(line, "missing "); ok && !asked(used, what) {
 			missing = append(missing, what)
 		}
 	}
 	slices.Sort(missing)
 	return granted, unused, missing, nil
+}
+
+// asked tells whether a right was used. Whoever watches may have to list, where the API server does not stream what is there.
+func asked(used map[string]bool, right string) bool {
+	return used["used "+right] || strings.Contains(right, " list ") && used["used "+strings.Replace(right, " list ", " watch ", 1)]
 }
 
 // rulesOf are the single rights that the roles in a file grant.

@@ -18,7 +18,7 @@ rules:
 `
 	used := "used " + Manager + " "
 	for path, text := range map[string]string{
-		filepath.Join(rbac, "manager.yaml"): role, filepath.Join(rbac, "gateway.yaml"): "kind: ServiceAccount\n",
+		filepath.Join(rbac, "manager.yaml"): role, filepath.Join(rbac, "gateway.yaml"): "kind: ServiceAccount\n", filepath.Join(rbac, "gateway-token.yaml"): "kind: RoleBinding\n",
 		filepath.Join(dir, "rights-1"): used + "watch endpoints.rollcall.dev\n" + used + "get secrets key\nmissing " + Manager + " watch endpoints.rollcall.dev\n",
 		filepath.Join(dir, "rights-2"): "missing " + Gateway + " get secrets key\n",
 	} {
@@ -27,7 +27,7 @@ rules:
 		}
 	}
 	granted, unused, missing, err := Rights(dir, rbac)
-	if err != nil || granted != 5 || strings.Join(unused, ",") != "manager: get endpoints.rollcall.dev" || strings.Join(missing, ",") != Gateway+" get secrets key" {
+	if err != nil || granted != 5 || strings.Join(unused, ",") != "manager.yaml: get endpoints.rollcall.dev" || strings.Join(missing, ",") != Gateway+" get secrets key" {
 		t.Errorf("%d granted, unused %q, missing %q, %v", granted, unused, missing, err)
 	}
 }

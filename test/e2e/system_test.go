@@ -139,8 +139,7 @@ func (s *system) stop() error {
 		}
 	}
 	_, violations, err := audit.Judge(s.api.AuditLog)
-	err = errors.Join(err, audit.Keep(s.api.AuditLog))
-	_ = s.api.ControlPlane.Stop() // the run's verdict is made
+	err = errors.Join(err, s.api.Stop())
 	if err == nil && len(violations) > 0 {
 		err = fmt.Errorf("audit: %v", violations)
 	}

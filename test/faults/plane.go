@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"sync"
@@ -85,7 +86,7 @@ func (p *plane) stop() error {
 		p.manager.Kill()
 	}
 	_, violations, err := audit.Judge(p.api.AuditLog)
-	_ = p.api.ControlPlane.Stop() // the verdict is made
+	err = errors.Join(err, p.api.Stop())
 	if err == nil && len(violations) > 0 {
 		err = fmt.Errorf("the audit log has writes by somebody who may not make them: %v", violations)
 	}

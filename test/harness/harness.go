@@ -6,6 +6,7 @@ package harness
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -25,6 +26,7 @@ import (
 
 	"github.com/rollcall-dev/rollcall/hack/controlplane"
 	"github.com/rollcall-dev/rollcall/hack/local"
+	"github.com/rollcall-dev/rollcall/test/audit"
 )
 
 // Env names the directory of a control plane that runs already: admin.kubeconfig and audit.log are in it.
@@ -42,6 +44,11 @@ type API struct {
 	ControlPlane *controlplane.ControlPlane
 }
 
+// Stop ends a control plane that Start has started. What the programs have asked of it is kept for the judgement of the whole run.
+func (a *API) Stop() error {
+	return errors.Join(audit.Keep(a.AuditLog, os.Getenv(audit.RightsEnv)), a.ControlPlane.Stop())
+}
+
 var shared struct {
 	sync.Mutex
 	api *API
@@ -52,7 +59,7 @@ var shared struct {
 func Main(m *testing.M) {
 	code := m.Run()
 	if shared.api != nil && shared.api.ControlPlane != nil {
-		if err := shared.api.ControlPlane.Stop(); err != nil {
+		if err := shared.api.Stop(); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 		}
 		_ = os.RemoveAll(shared.dir)

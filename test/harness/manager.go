@@ -65,7 +65,7 @@ func (a *API) RunManager(t testing.TB, namespace string, setup func(ctrl.Manager
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg.QPS = -1
+	cfg.QPS, cfg.UserAgent = -1, local.ManagerAccount // what it asks for is what the program asks for
 	mgr, err := ctrl.NewManager(cfg, ctrl.Options{
 		Scheme: scheme(),
 		Logger: logr.New(log.NullLogSink{}),

@@ -2,8 +2,11 @@ package rogue
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/rollcall-dev/rollcall/api/v1alpha1"
@@ -79,13 +82,24 @@ var misdeeds = map[Misdeed]func(*Rogue, context.Context, Ask) ([]Attempt, error)
 	Secrets: (*Rogue).secrets, Objects: (*Rogue).objects, Rights: (*Rogue).rights,
 }
 
-// read reads an object of ours with the gateway's token.
+// read reads an object of ours with the gateway's token, which may list all kinds, and get few of them.
 func read[T any, P interface {
 	*T
 	client.Object
 }](ctx context.Context, r *Rogue, namespace, name string) (P, error) {
-	o := P(new(T))
-	if err := r.api.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, o); err != nil {
+	o, found := P(new(T)), &unstructured.UnstructuredList{}
+	kind, err := r.api.GroupVersionKindFor(o)
+	if err == nil {
+		found.SetGroupVersionKind(kind)
+		err = r.api.List(ctx, found, client.InNamespace(namespace), client.MatchingFields{"metadata.name": name})
+	}
+	if err == nil && len(found.Items) == 0 {
+		err = errors.New("it does not exist")
+	}
+	if err == nil {
+		err = runtime.DefaultUnstructuredConverter.FromUnstructured(found.Items[0].Object, o)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("read %T %s/%s: %w", o, namespace, name, err)
 	}
 	return o, nil
