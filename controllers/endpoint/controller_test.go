@@ -579,6 +579,26 @@ func (n *namespace) conflicts(t *testing.T, name, reason string) *v1alpha1.Endpo
 	})
 }
 
+// Who looks after an incident finds when a machine was shut out, and when it was let in again.
+func TestLifecycleIsTold(t *testing.T) {
+	n := start(t)
+	n.enrolled(t, "laptop", nil)
+	n.heard(t, "laptop", beat(1))
+	n.is(t, "laptop", "Online")
+	declare := func(lifecycle, shown string) {
+		t.Helper()
+		ep := &v1alpha1.Endpoint{ObjectMeta: metav1.ObjectMeta{Namespace: n.name, Name: "laptop"}}
+		if err := n.person.Patch(t.Context(), ep, client.RawPatch(types.MergePatchType, fmt.Appendf(nil, `{"spec":{"lifecycle":%q}}`, lifecycle))); err != nil {
+			t.Fatal(err)
+		}
+		n.is(t, "laptop", shown)
+	}
+	declare("Suspended", "Suspended")
+	declare("Active", "Online")
+	declare("Decommissioned", "Decommissioned")
+	harness.Eventually(t, patience, func() error { return n.told(t, "laptop", "Online", "Suspended", "Active", "Decommissioned") })
+}
+
 // What a machine did is known by its journal: another one holds its actions until a person says that it is all right.
 func TestALostJournal(t *testing.T) {
 	n := start(t)

@@ -81,15 +81,15 @@ func TestCounts(t *testing.T) {
 	w.publish("1042", func(r *v1alpha1.ContentRelease) {
 		r.Spec.Selector = &v1alpha1.EndpointSelector{MatchLabels: map[string]v1alpha1.LabelValue{"group": "laptops"}}
 	})
-	w.tells("content-1042", "1 of 6 run it; away is offline, cloned is held, fails failed, 1 will with the next heartbeat, 1 are to run another one")
+	w.tells("content-1042", "1 of 6 run it; away is offline, cloned is held, fails failed, 1 will with the next heartbeat, 1 is to run another one")
 
 	// What changes is counted, at once where it is the release itself.
 	if err := w.person.Delete(t.Context(), &v1alpha1.Endpoint{ObjectMeta: metav1.ObjectMeta{Namespace: w.ns, Name: "away"}}); err != nil {
 		t.Fatal(err)
 	}
-	w.tells("content-1042", "1 of 5 run it; cloned is held, fails failed, 1 will with the next heartbeat, 1 are to run another one")
+	w.tells("content-1042", "1 of 5 run it; cloned is held, fails failed, 1 will with the next heartbeat, 1 is to run another one")
 	w.endpoint("blocked", func(e *v1alpha1.Endpoint) { e.Spec.Lifecycle = v1alpha1.LifecycleBlocked })
-	w.tells("content-1042", "1 of 6 run it; blocked is refused, cloned is held, fails failed, 1 will with the next heartbeat, 1 are to run another one")
+	w.tells("content-1042", "1 of 6 run it; blocked is refused, cloned is held, fails failed, 1 will with the next heartbeat, 1 is to run another one")
 	w.patch("content-1042", `{"spec":{"selector":{"matchLabels":{"group":"servers"}}}}`)
 	w.tells("content-1042", "offered with the next heartbeat of each endpoint")
 	server := &v1alpha1.Endpoint{ObjectMeta: metav1.ObjectMeta{Namespace: w.ns, Name: "server"}}

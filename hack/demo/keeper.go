@@ -60,6 +60,12 @@ func (k *keeper) watch(ctx context.Context, one *kept) {
 			return
 		case <-time.After(restartDelay):
 		}
+		k.mu.Lock()
+		stopping := k.stopping
+		k.mu.Unlock()
+		if stopping {
+			return
+		}
 		k.say("  %s ended (%v): starting it again; its last words are in %s", one.name, one.process.Err(), one.process.Log)
 		p, err := one.start(ctx)
 		if p == nil {

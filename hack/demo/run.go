@@ -155,6 +155,8 @@ func (d *demo) build(ctx context.Context) error {
 		return nil
 	}
 	d.bin = filepath.Join(d.root, "bin")
+	slow := time.AfterFunc(3*time.Second, func() { d.say("  programs  building them; minutes, the first time") })
+	defer slow.Stop()
 	return d.step("programs", func() (string, error) {
 		cmd := exec.CommandContext(ctx, "make", "--no-print-directory", "build")
 		cmd.Dir = d.root
@@ -223,6 +225,9 @@ func (d *demo) agent(ctx context.Context, k *keeper) (string, error) {
 		return "", err
 	}
 	dir := d.in("agent")
+	if err := d.forgetDeleted(ctx, dir); err != nil {
+		return "", err
+	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return "", err
 	}
@@ -233,7 +238,7 @@ func (d *demo) agent(ctx context.Context, k *keeper) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return d.awaitOnline(ctx, filepath.Join(dir, "identity", "agent.crt"))
+	return d.awaitOnline(ctx, certificateIn(dir))
 }
 
 // writeToken reads the token's Secret as the person and puts it where agents find it.
@@ -250,6 +255,30 @@ func (d *demo) writeToken(ctx context.Context) error {
 	return os.WriteFile(d.in("token"), []byte(token), 0o600)
 }
 
+// forgetDeleted takes away the state of an agent whose Endpoint people have deleted, so that it enrols again.
+func (d *demo) forgetDeleted(ctx context.Context, dir string) error {
+	id, err := identityOf(certificateIn(dir))
+	if err != nil {
+		return nil //nolint:nilerr // it has not enrolled
+	}
+	name, _, err := d.shown(ctx, id)
+	if err != nil || name != "" {
+		return err
+	}
+	d.say("  its Endpoint was deleted: the agent on this machine enrols again")
+	return os.RemoveAll(dir)
+}
+
+func certificateIn(dir string) string { return filepath.Join(dir, "identity", "agent.crt") }
+
+// shown is what people see of the Endpoint with an identity; empty if there is none.
+func (d *demo) shown(ctx context.Context, id string) (name, summary string, err error) {
+	out, err := local.Kubectl(ctx, d.kubectl, d.person.Kubeconfig, "", "get", "fep", "-o",
+		fmt.Sprintf(`jsonpath={.items[?(@.status.identity.id=="%s")]['metadata.name','status.summary']}`, id))
+	name, summary, _ = strings.Cut(out, " ")
+	return name, summary, err
+}
+
 // awaitOnline finds the endpoint of a certificate and waits until people see it online.
 func (d *demo) awaitOnline(ctx context.Context, certificate string) (name string, err error) {
 	err = local.Poll(ctx, time.Minute, often, func() error {
@@ -257,17 +286,12 @@ func (d *demo) awaitOnline(ctx context.Context, certificate string) (name string
 		if err != nil {
 			return err
 		}
-		out, err := local.Kubectl(ctx, d.kubectl, d.person.Kubeconfig, "", "get", "fep", "-o",
-			fmt.Sprintf(`jsonpath={.items[?(@.status.identity.id=="%s")]['metadata.name','status.summary']}`, id))
-		if err != nil {
-			return err
-		}
 		var summary string
-		if name, summary, _ = strings.Cut(out, " "); summary != "Online" {
-			return fmt.Errorf("endpoint %s/%s is not online yet but %q; the agent's last words in %s:\n%s",
+		if name, summary, err = d.shown(ctx, id); err == nil && summary != "Online" {
+			err = fmt.Errorf("endpoint %s/%s is not online yet but %q; the agent's last words in %s:\n%s",
 				tenant, name, summary, d.in("log", "agent.log"), local.Tail(d.in("log", "agent.log"), 3))
 		}
-		return nil
+		return err
 	})
 	return name, err
 }

@@ -95,6 +95,9 @@ func (d *demo) clean(ctx context.Context) error {
 func (d *demo) env() error {
 	b, err := os.ReadFile(d.in("env"))
 	if err != nil {
+		if _, running := d.running(); running {
+			return errors.New("make run has not come so far: wait until it says Ready")
+		}
 		return errors.New("nothing has run here yet: make run first, in another terminal")
 	}
 	_, err = d.out.Write(b)

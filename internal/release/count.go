@@ -42,6 +42,7 @@ func Count(r *v1alpha1.ContentRelease, selected []Counted) *v1alpha1.RolloutStat
 		switch {
 		case known == nil && err == nil && runs == own:
 			out.Applied++
+			t.still = append(t.still, strings.TrimSpace(e.Name+" "+e.Hindrance))
 		case newer:
 			t.newer++
 		case e.Has != string(r.UID):
@@ -58,15 +59,14 @@ func Count(r *v1alpha1.ContentRelease, selected []Counted) *v1alpha1.RolloutStat
 	}
 	slices.SortFunc(out.Failures, func(a, b v1alpha1.EndpointFailure) int { return cmp.Compare(a.EndpointName, b.EndpointName) })
 	out.Failures = out.Failures[:min(len(out.Failures), maxFailures)]
-	slices.Sort(t.missing)
 	out.Message = cut(t.message(r, out), maxMessage)
 	return out
 }
 
-// tally is who does not run a release, and why.
+// tally is who does not run a release, and why, and who does.
 type tally struct {
 	waiting, newer, others int
-	missing                []string
+	missing, still         []string
 }
 
 func failure(e Counted) v1alpha1.EndpointFailure {
@@ -83,7 +83,7 @@ func (t *tally) message(r *v1alpha1.ContentRelease, c *v1alpha1.RolloutStatus) s
 	case State(r) == v1alpha1.ReleaseWithdrawn && c.Applied == 0:
 		return "withdrawn: nobody runs it"
 	case State(r) == v1alpha1.ReleaseWithdrawn:
-		return fmt.Sprintf("withdrawn: %d still run it", c.Applied)
+		return fmt.Sprintf("withdrawn: %d still %s it: ", c.Applied, either(int(c.Applied), "runs", "run")) + strings.Join(named(t.still, "others"), ", ")
 	case r.Status.Offer == nil:
 		return ""
 	case State(r) == v1alpha1.ReleasePaused:
@@ -95,20 +95,36 @@ func (t *tally) message(r *v1alpha1.ContentRelease, c *v1alpha1.RolloutStatus) s
 	case c.Applied == 0 && c.Failed == 0 && t.waiting > 0:
 		return "offered with the next heartbeat of each endpoint"
 	}
-	parts := t.missing
-	if len(parts) > maxNamed {
-		parts = append(slices.Clone(parts[:maxNamed]), fmt.Sprintf("%d others cannot take it yet", len(t.missing)-maxNamed))
-	}
-	parts = slices.Clone(parts)
+	parts := named(t.missing, "others cannot take it yet")
 	for _, p := range []struct {
-		n    int
-		what string
-	}{{t.waiting, "%d will with the next heartbeat"}, {t.newer, "%d run a newer one"}, {t.others, "%d are to run another one"}} {
+		n         int
+		one, many string
+	}{
+		{t.waiting, "will with the next heartbeat", "will with the next heartbeat"},
+		{t.newer, "runs a newer one", "run a newer one"},
+		{t.others, "is to run another one", "are to run another one"},
+	} {
 		if p.n > 0 {
-			parts = append(parts, fmt.Sprintf(p.what, p.n))
+			parts = append(parts, fmt.Sprintf("%d %s", p.n, either(p.n, p.one, p.many)))
 		}
 	}
 	return run + "; " + strings.Join(parts, ", ")
+}
+
+// named are the first few of all, in order, and how many others there are.
+func named(all []string, others string) []string {
+	all = slices.Sorted(slices.Values(all))
+	if more := len(all) - maxNamed; more > 0 {
+		return append(all[:maxNamed], fmt.Sprintf("%d %s", more, others))
+	}
+	return all
+}
+
+func either(n int, one, many string) string {
+	if n == 1 {
+		return one
+	}
+	return many
 }
 
 // cut shortens s to at most limit bytes, between characters.

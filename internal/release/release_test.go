@@ -238,7 +238,7 @@ func TestCount(t *testing.T) {
 		{r, append(all(49, "1043"), here("b", "1042", "", "is offline"), here("a", "1042", "", "is held")), 49, 0, "49 of 51 run it; a is held, b is offline"},
 		{
 			r, append(all(2, "1043"), here("c", "1042", "DigestDiffers: it differs", ""), elsewhere, here("n", "1044", "", "")), 2, 1,
-			"2 of 5 run it; c failed, 1 run a newer one, 1 are to run another one",
+			"2 of 5 run it; c failed, 1 runs a newer one, 1 is to run another one",
 		},
 		{
 			r, append(all(2, "1043.0"), here("v", "1042", "", "is offline"), here("w", "1042", "", "is offline"), here("x", "1042", "", "is offline"), here("y", "1042", "", "is offline"), here("z", "", "", "")), 2, 0,
@@ -250,7 +250,8 @@ func TestCount(t *testing.T) {
 		},
 		{r, []Counted{here("c", "1042", "DigestDiffers: it differs", ""), here("z", "", "", "")}, 0, 1, "0 of 2 run it; c failed, 1 will with the next heartbeat"},
 		{a("1043", 1, in("Paused")), append(all(3, "1043"), here("z", "", "", "")), 3, 0, "paused: 3 of 4 run it, it is offered to nobody new"},
-		{a("1043", 1, in("Withdrawn"), unsigned), all(3, "1043"), 3, 0, "withdrawn: 3 still run it"},
+		{a("1043", 1, in("Withdrawn"), unsigned), all(4, "1043"), 4, 0, "withdrawn: 4 still run it: agent-00, agent-01, agent-02, 1 others"},
+		{a("1043", 1, in("Withdrawn"), unsigned), []Counted{here("b", "1043", "", "is held"), here("c", "1042", "", "")}, 1, 0, "withdrawn: 1 still runs it: b is held"},
 		{a("1043", 1, in("Withdrawn"), unsigned), all(3, "1042"), 0, 0, "withdrawn: nobody runs it"},
 		{a("1043", 1, unsigned), all(3, "1042"), 0, 0, ""},
 	} {
