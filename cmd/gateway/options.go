@@ -98,7 +98,7 @@ func parse(args []string) (*options, error) {
 	f.DurationVar(&o.actionWait, "action-wait", 2*time.Second, "how long the answer to a heartbeat over HTTPS waits until actions for it are recorded as sent; the agent asks for later ones at once")
 	f.StringVar(&o.artifactStore, "artifact-store", "file:///var/lib/rollcall/artifacts", "where the manager keeps the artifacts of releases: a directory (file:///...) or a bucket (s3://bucket?region=...)")
 	f.IntVar(&o.maxDownloads, "max-downloads", 64, "downloads of artifacts at once; the others are told to come again")
-	f.IntVar(&o.downloadRate, "download-rate", 100<<20, "bytes a second of all downloads together; 0: unlimited")
+	f.IntVar(&o.downloadRate, "download-rate", 32<<20, "bytes a second of all downloads together, so that heartbeats need not wait for them; 0: unlimited")
 	f.Float64Var(&o.writeRate, "write-rate", 100, "writes a second to the status of Endpoints; those of actions are never held back")
 	f.DurationVar(&o.drainTimeout, "drain-timeout", 20*time.Second, "after SIGTERM: half of it for websockets to move to other gateways, a quarter each for requests under way and for what waits to be written")
 	f.DurationVar(&o.drainSpread, "drain-spread", 5*time.Second, "over how long the websockets of many agents are closed after SIGTERM; of few, less")

@@ -29,12 +29,12 @@ func TestReconnectRow(t *testing.T) {
 }
 
 func TestDownloadRows(t *testing.T) {
-	d := download{quiet: []float64{2, 1, 9}, busy: []float64{5, 3, 50}, rates: []float64{90e6, 110e6, 111e6}, took: []float64{20, 21, 80}}
+	d := download{quiet: []float64{2, 1, 9}, busy: []float64{5, 3, 50}, rates: []float64{30e6, 35e6, 36e6}, took: []float64{20, 21, 80}}
 	rows := d.rows(9)
 	if beats := rows[0]; beats.Value != "5.0 ms" || beats.Beside != "2.0 ms in peace" || !beats.Goal.Missed() || !strings.Contains(beats.Notes[0], "after 21 s") {
 		t.Errorf("%+v", beats)
 	}
-	if rate := rows[1]; rate.Value != "110 MB" || rate.Goal.Missed() {
+	if rate := rows[1]; rate.Value != "35 MB" || rate.Goal.Missed() {
 		t.Errorf("%+v", rate)
 	}
 }

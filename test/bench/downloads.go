@@ -21,7 +21,7 @@ const (
 	// downloadBeat is how often those beat who download, in seconds: so soon all of them have heard of it.
 	downloadBeat = 2
 	// downloadRate and downloadsAtOnce are the gateway's defaults.
-	downloadRate    = 100 << 20
+	downloadRate    = 32 << 20
 	downloadsAtOnce = 64
 	bytesMetric     = "rollcall_gateway_download_bytes_total"
 	downloadsMetric = "rollcall_gateway_downloads"

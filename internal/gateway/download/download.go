@@ -61,7 +61,7 @@ type Service struct {
 func New(config Config, r prometheus.Registerer) (*Service, error) {
 	s := &Service{config: config, pace: rate.NewLimiter(rate.Inf, chunk), running: map[string]int{}}
 	if config.BytesPerSecond > 0 {
-		s.pace = rate.NewLimiter(rate.Limit(config.BytesPerSecond), max(chunk, config.BytesPerSecond/10))
+		s.pace = rate.NewLimiter(rate.Limit(config.BytesPerSecond), max(chunk, config.BytesPerSecond/100))
 	}
 	s.sent = prometheus.NewCounter(prometheus.CounterOpts{Name: "rollcall_gateway_download_bytes_total", Help: "Bytes of artifacts that were sent to agents."})
 	count := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "rollcall_gateway_downloads", Help: "Downloads of artifacts that are under way."}, func() float64 {
