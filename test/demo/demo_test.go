@@ -272,6 +272,7 @@ var masks = []struct {
 	{regexp.MustCompile(`\b\d\d:\d\d:\d\dZ`), "TIME"},
 	{regexp.MustCompile(`(?:\d+d)?(?:\d+h)?(?:\d+m)?\d+(?:\.\d+)?s\b`), "AGO"},
 	{regexp.MustCompile(`\b\d+d(?:\d+h)?\b`), "AGO"},
+	{regexp.MustCompile(`\b\d+m\b`), "AGO"}, // to the second
 	{regexp.MustCompile(`\b\d+(?:\.\d+)? ms\b`), "N ms"},
 	{regexp.MustCompile(`(in AGO|under way) \(the \d+(?:st|nd|rd|th)\)`), "in AGO (the Nth)"},
 	{regexp.MustCompile(`(Payload|Sig|Keyid|Resource Version|Journal ID|Pid): +\S+`), "$1: VALUE"},
