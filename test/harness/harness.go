@@ -42,11 +42,13 @@ type API struct {
 	AuditLog string
 	// ControlPlane is nil where the API server was started by somebody else.
 	ControlPlane *controlplane.ControlPlane
+	// rights is audit.RightsEnv, read while tests run: so go test does not take from its cache what would leave nothing there.
+	rights string
 }
 
 // Stop ends a control plane that Start has started. What the programs have asked of it is kept for the judgement of the whole run.
 func (a *API) Stop() error {
-	return errors.Join(audit.Keep(a.AuditLog, os.Getenv(audit.RightsEnv)), a.ControlPlane.Stop())
+	return errors.Join(audit.Keep(a.AuditLog, a.rights), a.ControlPlane.Stop())
 }
 
 var shared struct {
@@ -107,7 +109,7 @@ func Start(ctx context.Context, dir string) (*API, error) {
 	}
 	api := &API{
 		Admin: cp.AdminConfig(), Kubeconfig: filepath.Join(dir, "admin.kubeconfig"), KubectlPath: filepath.Join(assets, "kubectl"),
-		AuditLog: cp.AuditLog(), ControlPlane: cp,
+		AuditLog: cp.AuditLog(), ControlPlane: cp, rights: os.Getenv(audit.RightsEnv),
 	}
 	if err := controlplane.WriteKubeconfig(api.Kubeconfig, "rollcall-admin", "default", api.Admin); err != nil {
 		return nil, err
