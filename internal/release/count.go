@@ -34,6 +34,7 @@ func Count(r *v1alpha1.ContentRelease, selected []Counted) *v1alpha1.RolloutStat
 	if r.Status.Offer != nil && State(r) == v1alpha1.ReleaseActive {
 		out.Percent = 100
 	}
+	withdrawn := State(r) == v1alpha1.ReleaseWithdrawn
 	own, err := content.ParseVersion(r.Spec.Version)
 	t := tally{}
 	for _, e := range selected {
@@ -42,7 +43,9 @@ func Count(r *v1alpha1.ContentRelease, selected []Counted) *v1alpha1.RolloutStat
 		switch {
 		case known == nil && err == nil && runs == own:
 			out.Applied++
-			t.still = append(t.still, strings.TrimSpace(e.Name+" "+e.Hindrance))
+			if withdrawn { // else all of a fleet, and nobody is told
+				t.still = append(t.still, strings.TrimSpace(e.Name+" "+e.Hindrance))
+			}
 		case newer:
 			t.newer++
 		case e.Has != string(r.UID):

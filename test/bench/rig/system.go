@@ -237,23 +237,7 @@ func Ready(ok bool, _ string) bool { return ok }
 // gogc is the same for all servers.
 const gogc = "GOGC=100"
 
-// Poll asks until the answer is nil, for patience at most, and then returns the last error.
+// Poll is local.Poll, which looks often.
 func Poll(ctx context.Context, patience time.Duration, check func() error) error {
-	deadline := time.NewTimer(patience)
-	defer deadline.Stop()
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		err := check()
-		if err == nil {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-deadline.C:
-			return fmt.Errorf("not within %s: %w", patience, err)
-		case <-tick.C:
-		}
-	}
+	return local.Poll(ctx, patience, 50*time.Millisecond, check)
 }
